@@ -1,0 +1,163 @@
+"""The configuration of each job: frozen dataclasses, filled by a notebook, the CLI or a test.
+
+Field names are the notebooks' parameter names in lower case and the CLI's flags. A field whose
+default is ``None`` is decided from the model's recipe when the job starts; the decided value is
+printed and written down with the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from relaydet.errors import RelayError
+
+DEMO = "demo"
+DEMO_HELDOUT = "demo_heldout"
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One dataset that goes into a merge."""
+
+    name: str
+    """Short name; first part of every merged file name, and the `source` of its images."""
+    format: str
+    """Annotation format: coco or cuhk_sysu."""
+    annotations: str
+    """Path of the annotation file (coco) or annotation folder (cuhk_sysu)."""
+    images: str
+    """Folder that the file names in the annotations start from."""
+    split: str = "all"
+    """Part to take where the format defines parts: all, train or test."""
+    offset: float = 1.0
+    """Pixels subtracted from x and y in formats that count pixels from 1 (cuhk_sysu)."""
+    licence: str = ""
+    """Licence of the source, copied into the merged file."""
+    keep_empty: bool = False
+    """Keep images on which the category filter leaves no object (as background images)."""
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Merge datasets into one COCO file."""
+
+    dataset: str = DEMO
+    """Name of the merged dataset; it is written to STORE/datasets/NAME."""
+    sources: str | tuple[SourceConfig, ...] = DEMO
+    """Path of a JSON file with a list of sources, or "demo" to generate the demo set."""
+    categories: tuple[str, ...] = ()
+    """Categories to keep, "old=new" to rename; empty keeps all (of the demo set: person)."""
+    store: str = "auto"
+    """Folder that everything is written to; auto is ./work."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a detector, or go on with a run that was interrupted."""
+
+    run: str = DEMO
+    """Name of the run; it lives in STORE/runs/NAME and is resumed where it exists."""
+    dataset: str = DEMO
+    """Name of a merged dataset in the store."""
+    include: tuple[str, ...] = ()
+    """Sources of the dataset to train on; empty takes all."""
+    store: str = "auto"
+    """Folder that everything is written to; auto is ./work."""
+    model: str = "auto"
+    """A torchvision builder (resnet50_fpn, resnet50_fpn_v2, mobilenet_v3_large_fpn,
+    mobilenet_v3_large_320_fpn), a torchvision backbone (resnet18, mobilenet_v2, ...), or small."""
+    weights: str = "auto"
+    """auto, coco, imagenet, none, or the path of a .pth or .safetensors file."""
+    epochs: int | None = None
+    """Passes over the training images."""
+    batch_size: int = 8
+    """Images per optimizer step, whatever hardware is attached."""
+    learning_rate: float | None = None
+    """Peak learning rate; SGD recipes scale their published rate with batch_size / 16."""
+    image_size: int | None = None
+    """Short side in pixels that images are resized to."""
+    seed: int = 0
+    """Seed of the sample order, the augmentation, the detector's sampling and the new weights."""
+    max_minutes: float | None = None
+    """Minutes after which to save and pause; None trains to the end."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints; one is also written at the end of every epoch."""
+    micro_batch: int | None = None
+    """Images per forward pass; gradients accumulate to batch_size. None: all at once."""
+    workers: int | None = None
+    """Loader processes; None decides from the number of cores."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: str = "auto"
+    """auto, float32 or bfloat16."""
+    deterministic: bool = False
+    """On CUDA: bit-equal results from run to run, at some speed (a CPU always is)."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate runs on a dataset and compare them."""
+
+    runs: tuple[str, ...] = (DEMO,)
+    """Names of trained runs in the store."""
+    dataset: str = DEMO_HELDOUT
+    """Name of the dataset to evaluate on."""
+    store: str = "auto"
+    """Folder that everything is written to; auto is ./work."""
+    report: str = DEMO
+    """Name of the report; it is written to STORE/comparisons/NAME."""
+    batch_size: int = 8
+    """Images per forward pass."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+
+def load_sources(
+    value: str | list[dict[str, Any]] | tuple[SourceConfig, ...],
+) -> str | tuple[SourceConfig, ...]:
+    """Turn SOURCES as a user gives it into source configurations.
+
+    Args:
+        value: "demo", the path of a JSON file with a list of sources, or that list itself.
+
+    Raises:
+        RelayError: the file is missing, or what it holds is not a list of sources.
+    """
+    if value == DEMO or isinstance(value, tuple):
+        return value
+    where = "SOURCES"
+    try:
+        if isinstance(value, str):
+            where = value
+            value = msgspec.json.decode(Path(value).read_bytes())
+        _refuse_unknown_keys(where, value)
+        sources = tuple(msgspec.convert(value, type=list[SourceConfig]))
+    except OSError as error:
+        raise RelayError(
+            f"{where}: the list of sources cannot be read ({error.strerror}); give the path of a"
+            ' JSON file like [{"name": "coco", "format": "coco", "annotations": "...",'
+            ' "images": "..."}], or "demo".'
+        ) from error
+    except msgspec.MsgspecError as error:
+        raise RelayError(
+            f"{where}: not a list of sources ({error}); each needs name, format, annotations"
+            " and images."
+        ) from error
+    if not sources:
+        raise RelayError(f"{where}: the list of sources is empty; name at least one.")
+    return sources
+
+
+def _refuse_unknown_keys(where: str, sources: Any) -> None:
+    """A misspelt key would otherwise fall back to a default in silence."""
+    known = {field.name for field in fields(SourceConfig)}
+    for source in sources if isinstance(sources, list) else []:
+        unknown = sorted(set(source) - known) if isinstance(source, dict) else []
+        if unknown:
+            raise RelayError(
+                f"{where}: a source has the unknown key {unknown[0]!r}; known are {sorted(known)}."
+            )
