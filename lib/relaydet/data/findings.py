@@ -31,3 +31,17 @@ def count_by_code(findings: Iterable[Finding]) -> list[tuple[str, str, str, int]
     """Findings summed up as (source, code, action, count), most frequent first."""
     counts = Counter((f.source, f.code, f.action) for f in findings)
     return [(*key, count) for key, count in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))]
+
+
+def findings_table(findings: Iterable[Finding]) -> str:
+    """Findings as text, one line for each kind, with an example; empty ones say so."""
+    findings = list(findings)
+    if not findings:
+        return "findings: none"
+    lines = []
+    for source, code, action, count in count_by_code(findings):
+        example = next(
+            f for f in findings if (f.source, f.code, f.action) == (source, code, action)
+        )
+        lines.append(f"  {count:>6} x {source}: {code}, {action}; such as: {example.message}")
+    return "\n".join(["findings:", *lines])

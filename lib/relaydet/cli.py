@@ -1,0 +1,124 @@
+"""`relaydet`: the notebooks' calls, for a terminal.
+
+Flags are the fields of the configuration dataclasses. Nothing heavy is imported before a command
+is known, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from relaydet.config import EvaluateConfig, MergeConfig, TrainConfig, load_sources
+from relaydet.errors import RelayError
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+    """Print the COCO metrics of a results file."""
+
+    ground_truth: tyro.conf.Positional[Path]
+    """COCO instances file."""
+    detections: tyro.conf.Positional[Path]
+    """COCO results file: a list of {image_id, category_id, bbox, score}."""
+    engine: str = "auto"
+    """auto, pycocotools or hotcoco."""
+    verify: bool = False
+    """Compute with pycocotools as well and compare every number."""
+    json: bool = False
+    """Print JSON alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """Make the demo set, train on it, evaluate: the three notebooks in one command."""
+
+    store: str = "auto"
+    """Folder that everything is written to; auto is ./work."""
+    epochs: int | None = None
+    """Passes over the training images; None takes the recipe's."""
+
+
+Command = (
+    Annotated[MergeConfig, tyro.conf.subcommand("merge")]
+    | Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
+    | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; exit code 2 for a mistake that the user can mend."""
+    command = tyro.cli(
+        Command,
+        prog="relaydet",
+        description=__doc__.split("\n", 1)[0],
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+    )
+    try:
+        _run(command)
+    except RelayError as error:
+        print(f"relaydet: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(command: MergeConfig | TrainConfig | EvaluateConfig | ScoreConfig | DemoConfig) -> None:
+    match command:
+        case MergeConfig():
+            from relaydet.jobs.merge import merge
+
+            merge(dataclasses.replace(command, sources=load_sources(command.sources)))
+        case TrainConfig():
+            from relaydet.jobs.train import train
+
+            train(command)
+        case EvaluateConfig():
+            from relaydet.jobs.evaluate import evaluate
+
+            evaluate(command)
+        case ScoreConfig():
+            _score(command)
+        case DemoConfig():
+            from relaydet.jobs.demo import demo
+
+            demo(command.store, command.epochs)
+
+
+def _score(command: ScoreConfig) -> None:
+    from relaydet.evaluation.report import metrics_table
+    from relaydet.evaluation.score import score
+
+    scores = score(
+        _read_json(command.ground_truth),
+        _read_json(command.detections),
+        command.engine,
+        command.verify,
+    )
+    if command.json:
+        found = {**scores.metrics, "per_category": scores.per_category, "engine": scores.engine}
+        print(json.dumps(found))
+        return
+    print(metrics_table([(command.detections.stem, scores.metrics)]))
+    print(f"engine: {scores.engine}")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise RelayError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
+    except ValueError as error:
+        raise RelayError(f"{path}: not valid JSON ({error}); is it whole?") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

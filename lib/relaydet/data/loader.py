@@ -1,0 +1,182 @@
+"""From a dataset to batches of tensors: read, decode, augment, in worker processes.
+
+Shape suffixes: C channels, H height, W width, N boxes, M images, 4 corners (x1, y1, x2, y2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from relaydet.data.augment import Augmentation, augment
+from relaydet.data.dataset import Annotation, Dataset, Image
+from relaydet.data.images import ImageFolder, decode_rgb
+from relaydet.data.order import BatchPlan, aspect_groups
+
+Sample = tuple[torch.Tensor, dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images and their objects as arrays, which worker processes share without copying.
+
+    Boxes of image i are rows starts[i]..starts[i+1]-1; crowd regions are left out, as they are in
+    torchvision's and detectron2's training.
+    """
+
+    folders: Mapping[str, ImageFolder]
+    file_names: Sequence[str]
+    image_ids_M: np.ndarray
+    widths_M: np.ndarray
+    heights_M: np.ndarray
+    boxes_N4: np.ndarray
+    labels_N: np.ndarray
+    starts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def groups_M(self) -> np.ndarray:
+        """Aspect-ratio group of each image."""
+        return aspect_groups(self.widths_M, self.heights_M)
+
+    def read(self, index: int) -> np.ndarray:
+        """Pixels of one image: uint8 [H, W, 3]."""
+        source, name = self.file_names[index].split("/", 1)
+        return decode_rgb(self.folders[source].read(name), self.file_names[index])
+
+
+def training_samples(
+    dataset: Dataset, folders: Mapping[str, ImageFolder], include: Sequence[str] = ()
+) -> Samples:
+    """Images to train on.
+
+    Images whose only annotations are crowd regions are left out: what they show would be taught
+    as background.
+
+    Args:
+        dataset: a merged dataset; its category ids are the labels 1..K.
+        folders: where each source's images are.
+        include: sources to take; empty takes all.
+    """
+    wanted = set(include)
+    by_image = dataset.annotations_by_image()
+    images, objects = [], []
+    for image in dataset.images:
+        annotations = by_image.get(image.id, [])
+        kept = [a for a in annotations if not a.iscrowd]
+        if (not wanted or image.source in wanted) and (kept or not annotations):
+            images.append(image)
+            objects.append(kept)
+    return _as_arrays(folders, images, objects)
+
+
+def evaluation_samples(dataset: Dataset, folders: Mapping[str, ImageFolder]) -> Samples:
+    """All images of a dataset, in its order, without their objects."""
+    return _as_arrays(folders, dataset.images, [[] for _ in dataset.images])
+
+
+def _as_arrays(
+    folders: Mapping[str, ImageFolder],
+    images: Sequence[Image],
+    objects: Sequence[Sequence[Annotation]],
+) -> Samples:
+    xywh_N4 = np.array([a.bbox for kept in objects for a in kept], np.float32).reshape(-1, 4)
+    return Samples(
+        folders=folders,
+        file_names=[image.file_name for image in images],
+        image_ids_M=np.array([image.id for image in images], np.int64),
+        widths_M=np.array([image.width for image in images], np.int64),
+        heights_M=np.array([image.height for image in images], np.int64),
+        boxes_N4=np.concatenate([xywh_N4[:, :2], xywh_N4[:, :2] + xywh_N4[:, 2:]], axis=1),
+        labels_N=np.array([a.category_id for kept in objects for a in kept], np.int64),
+        starts=np.cumsum([0] + [len(kept) for kept in objects]),
+    )
+
+
+@dataclass(frozen=True)
+class _TrainingReader:
+    """What a worker does for one key (epoch, index)."""
+
+    samples: Samples
+    augmentation: Augmentation
+    seed: int
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        rows = slice(self.samples.starts[index], self.samples.starts[index + 1])
+        image_HWC, boxes_N4 = augment(
+            self.samples.read(index),
+            self.samples.boxes_N4[rows],
+            self.augmentation,
+            (self.seed, epoch, index),
+        )
+        target = {
+            "boxes": torch.from_numpy(np.ascontiguousarray(boxes_N4, np.float32)),
+            "labels": torch.from_numpy(self.samples.labels_N[rows]),
+        }
+        return _to_tensor(image_HWC), target
+
+
+def training_batches(
+    samples: Samples, plan: BatchPlan, augmentation: Augmentation, workers: int
+) -> Iterator[list[Sample]]:
+    """The optimizer batches of a plan, in order.
+
+    Yields:
+        Lists of (image, target): uint8 [3, H, W], and boxes [N, 4] (corners, pixels) with
+        labels [N] in 1..K.
+    """
+    loader: DataLoader = DataLoader(
+        _TrainingReader(samples, augmentation, plan.seed),  # type: ignore[arg-type]
+        batch_sampler=plan,
+        num_workers=workers,
+        collate_fn=_as_list,
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if workers else None,
+    )
+    return iter(loader)
+
+
+@dataclass(frozen=True)
+class _ImageReader:
+    samples: Samples
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return _to_tensor(self.samples.read(index))
+
+
+def image_batches(
+    samples: Samples, batch_size: int, workers: int
+) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
+    """All images once, wide ones first so that a batch needs little padding.
+
+    Yields:
+        Indices into the samples, and the images as uint8 [3, H, W].
+    """
+    order = np.argsort(samples.heights_M / np.maximum(samples.widths_M, 1), kind="stable")
+    batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+    loader: DataLoader = DataLoader(
+        _ImageReader(samples),  # type: ignore[arg-type]
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_as_list,
+        worker_init_fn=_one_thread,
+    )
+    yield from zip(batches, loader, strict=True)
+
+
+def _as_list(samples: list[Sample]) -> list[Sample]:
+    return samples
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _to_tensor(image_HWC: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image_HWC.transpose(2, 0, 1)))

@@ -1,0 +1,1 @@
+"""One file per job, one public function each: config in, files in the store out."""

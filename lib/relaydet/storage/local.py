@@ -1,0 +1,91 @@
+"""A store in a folder: a disk, a mounted Drive, /kaggle/working."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from relaydet.errors import RelayError
+
+
+class LocalStore:
+    """Files below one folder, each written whole: temporary file, fsync, rename."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.root = Path(folder).expanduser().absolute()
+        self.location = str(folder)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RelayError(
+                f"STORE {folder}: the folder cannot be made ({error.strerror}); give a folder"
+                " that you may write to."
+            ) from error
+
+    def path(self, name: str) -> Path:
+        """Where a file of that name is."""
+        return self.root / name
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file."""
+        try:
+            return self.path(name).read_bytes()
+        except OSError as error:
+            raise RelayError(f"{self.path(name)}: cannot be read ({error.strerror}).") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a whole file; what was there stays until the new one is safely on the disk."""
+        target = self.path(name)
+        temporary = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+            raise RelayError(
+                f"{target}: cannot be written ({error.strerror}); free space or choose another"
+                " STORE."
+            ) from error
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of the files in a folder (not below it), sorted; temporary files are left out."""
+        folder = self.path(prefix)
+        if not folder.is_dir():
+            return []
+        files = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        return sorted(f"{prefix.rstrip('/')}/{p.name}" for p in files)
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+        return self.path(name).is_file()
+
+    def delete(self, name: str) -> None:
+        """Remove a file; none there is fine."""
+        self.path(name).unlink(missing_ok=True)
+
+    def describe(self, name: str) -> str:
+        """The name as a person would open it."""
+        return str(Path(self.location) / name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut; some mounts (Drive's) have no such call."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        return
+    finally:
+        os.close(handle)

@@ -1,0 +1,96 @@
+"""The trained weights as a file for others: model.safetensors and model.json."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+import safetensors.torch
+from safetensors import SafetensorError
+from torchvision.models.detection import FasterRCNN
+
+from relaydet.config import TrainConfig
+from relaydet.errors import RelayError
+from relaydet.model import BuiltModel, build_model
+from relaydet.storage.store import Store
+from relaydet.training.run_files import as_json
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A trained detector as it is evaluated."""
+
+    model: FasterRCNN
+    facts: dict[str, Any]
+    """model.json: {model, categories, image_size, frozen, step, sha256, config, ap}."""
+
+
+def export_model(store: Store, config: TrainConfig, built: BuiltModel, step: int) -> None:
+    """Write the weights, then model.json, which names their SHA-256."""
+    state = built.model.state_dict()
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
+    data = safetensors.torch.save(tensors)
+    facts = {
+        "model": config.model,
+        "categories": list(built.categories),
+        "image_size": config.image_size,
+        "frozen": built.frozen,
+        "step": step,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "config": asdict(config),
+        "ap": {},
+    }
+    store.write(_weights_name(config.run), data)
+    store.write(_facts_name(config.run), as_json(facts))
+
+
+def load_model(store: Store, run: str) -> ExportedModel:
+    """Build a run's detector with its trained weights.
+
+    Raises:
+        RelayError: the run has no exported model, or the weights are not those that model.json
+            names.
+    """
+    if not store.exists(_facts_name(run)):
+        raise RelayError(
+            f"{store.describe(_facts_name(run))}: run {run!r} has no exported model; train it"
+            " first (2_train or relaydet train), or check RUNS and STORE."
+        )
+    try:
+        facts = msgspec.json.decode(store.read(_facts_name(run)))
+        data = store.read(_weights_name(run))
+        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+            raise RelayError(
+                f"{store.describe(_weights_name(run))}: the weights do not match model.json; train"
+                " the run once more to export them again."
+            )
+        built = build_model(
+            facts["model"],
+            facts["categories"],
+            weights="none",
+            image_size=facts["image_size"],
+            frozen=facts["frozen"],
+        )
+        built.model.load_state_dict(safetensors.torch.load(data))
+    except (msgspec.MsgspecError, KeyError, RuntimeError, SafetensorError) as error:
+        raise RelayError(
+            f"{store.describe(_facts_name(run))}: not a model that relaydet exported ({error!r})."
+        ) from error
+    return ExportedModel(built.model, facts)
+
+
+def record_ap(store: Store, run: str, dataset: str, metrics: dict[str, float]) -> None:
+    """Note a run's metrics on a dataset in its model.json."""
+    facts = msgspec.json.decode(store.read(_facts_name(run)))
+    facts["ap"][dataset] = metrics
+    store.write(_facts_name(run), as_json(facts))
+
+
+def _weights_name(run: str) -> str:
+    return f"runs/{run}/model.safetensors"
+
+
+def _facts_name(run: str) -> str:
+    return f"runs/{run}/model.json"

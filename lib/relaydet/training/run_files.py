@@ -1,0 +1,96 @@
+"""The small files of a run in the store: config.json, status.json, log.jsonl."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+
+from relaydet.config import TrainConfig
+from relaydet.errors import RelayError
+from relaydet.storage.store import Store
+
+LogLine = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Reads and writes a run's files in STORE/runs/RUN."""
+
+    store: Store
+    run: str
+
+    @property
+    def where(self) -> str:
+        """The run's folder, as a person would open it."""
+        return self.store.describe(f"runs/{self.run}")
+
+    def config(self) -> TrainConfig | None:
+        """The configuration that the run was started with; None where there is no such run."""
+        if not self.store.exists(self._name("config.json")):
+            return None
+        return self._decode("config.json", TrainConfig)
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Keep the configuration that the run is trained with."""
+        self.store.write(self._name("config.json"), as_json(asdict(config)))
+
+    def status(self) -> dict[str, Any] | None:
+        """{state, step, total_steps, epoch, reason, updated}; None before the first step."""
+        if not self.store.exists(self._name("status.json")):
+            return None
+        return self._decode("status.json", dict[str, Any])
+
+    def write_status(
+        self, state: str, step: int, total_steps: int, epoch: int, reason: str = ""
+    ) -> None:
+        """Say where the run is: running, paused, done or failed."""
+        status = {
+            "state": state,
+            "step": step,
+            "total_steps": total_steps,
+            "epoch": epoch,
+            "reason": reason,
+            "updated": now(),
+        }
+        self.store.write(self._name("status.json"), as_json(status))
+
+    def log(self) -> list[LogLine]:
+        """The lines of log.jsonl; none where there is no log yet."""
+        if not self.store.exists(self._name("log.jsonl")):
+            return []
+        lines = self.store.read(self._name("log.jsonl")).splitlines()
+        try:
+            return [msgspec.json.decode(line) for line in lines]
+        except msgspec.DecodeError as error:
+            raise self._damaged("log.jsonl", error) from error
+
+    def write_log(self, lines: list[LogLine]) -> None:
+        """Write the whole log: a resumed run drops the lines that it is about to repeat."""
+        data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+        self.store.write(self._name("log.jsonl"), data)
+
+    def _name(self, file: str) -> str:
+        return f"runs/{self.run}/{file}"
+
+    def _decode(self, file: str, kind: Any) -> Any:
+        try:
+            return msgspec.json.decode(self.store.read(self._name(file)), type=kind, strict=False)
+        except msgspec.MsgspecError as error:
+            raise self._damaged(file, error) from error
+
+    def _damaged(self, file: str, error: Exception) -> RelayError:
+        name = self.store.describe(self._name(file))
+        return RelayError(f"{name}: damaged ({error}); restore it or start a new RUN.")
+
+
+def as_json(value: Any) -> bytes:
+    """JSON for a person to read too."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+
+
+def now() -> str:
+    """Date and time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

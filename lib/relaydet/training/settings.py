@@ -1,0 +1,70 @@
+"""What a run is trained with: decided once when it starts, and kept whenever it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+from relaydet.config import TrainConfig
+from relaydet.errors import RelayError
+from relaydet.model import choose_model, recipe_of
+
+# Fields that may differ when a run goes on: they change where and how fast it is trained, not
+# what is trained.
+_FREE_FIELDS = frozenset(
+    {
+        "store",
+        "max_minutes",
+        "checkpoint_minutes",
+        "micro_batch",
+        "workers",
+        "device",
+        "precision",
+        "deterministic",
+    }
+)
+
+
+def settle(
+    started: TrainConfig | None, asked: TrainConfig, device_type: str, say: Callable[[str], None]
+) -> TrainConfig:
+    """The configuration to train with.
+
+    Args:
+        started: what the run was started with; None for a new run.
+        asked: what the user asks for now; a field left at its default asks for nothing.
+        device_type: cpu, cuda or mps.
+        say: takes the line that tells which model was taken.
+
+    Raises:
+        RelayError: the run was started with something else, or the model is unknown.
+    """
+    if started:
+        return _as_started(started, asked)
+    model, reason = choose_model(asked.model, device_type)
+    say(f"model: {model} ({reason})")
+    recipe = recipe_of(model)
+    return replace(
+        asked,
+        model=model,
+        epochs=asked.epochs or recipe.epochs,
+        learning_rate=asked.learning_rate or recipe.peak_learning_rate(asked.batch_size),
+        image_size=asked.image_size or recipe.image_size,
+    )
+
+
+def _as_started(started: TrainConfig, asked: TrainConfig) -> TrainConfig:
+    """The run's configuration with the free fields as asked; other differences are refused."""
+    default = TrainConfig()
+    changed = [
+        f"{name.upper()} ({getattr(started, name)!r} then, {getattr(asked, name)!r} now)"
+        for name in (field.name for field in fields(TrainConfig))
+        if name not in _FREE_FIELDS
+        and getattr(asked, name) not in (getattr(default, name), getattr(started, name))
+    ]
+    if changed:
+        raise RelayError(
+            f"Run {started.run!r} was started with another {', '.join(changed)}; set it back to"
+            " go on, or choose a new RUN."
+        )
+    return replace(started, **{name: getattr(asked, name) for name in _FREE_FIELDS})

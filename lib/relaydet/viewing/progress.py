@@ -1,0 +1,34 @@
+"""Progress of anything long, with the time left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress(label: str, total: int | None = None) -> Callable[[Iterable], Iterable]:
+    """A wrapper that shows how an iteration comes along.
+
+    Args:
+        label: what is being done.
+        total: number of items, where the iterable does not know it.
+    """
+
+    def show(items: Iterable) -> Iterable:
+        return tqdm(items, desc=label, total=total, **_style())
+
+    return show
+
+
+def step_bar(label: str, total: int, done: int) -> tqdm:
+    """A bar for training: starts at the steps already done and counts from there."""
+    return tqdm(desc=label, total=total, initial=done, unit="step", **_style())
+
+
+def _style() -> dict[str, Any]:
+    """On a terminal a moving bar; in a log file or a headless notebook a line now and then."""
+    live = sys.stderr.isatty()
+    return {"mininterval": 0.3 if live else 10, "dynamic_ncols": live, "file": sys.stdout}

@@ -1,0 +1,449 @@
+"""Weights for a detector: a file of the user's, torchvision's published ones, or none.
+
+A file is read as plain tensors (no code in it can run) and its names are matched to the detector's;
+the match that places most tensors wins. What did not fit is said in the `WeightsReport`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from relaydet.errors import RelayError
+
+CHOICES = ("auto", "coco", "imagenet", "none")
+BODY = "backbone.body."
+PREDICTOR = "roi_heads.box_predictor."
+WRAPPERS = ("model", "state_dict", "model_state_dict")
+CONNECT_SECONDS = 3.0
+STALL_SECONDS = 30.0
+LEAVES = {"weight", "bias", "running_mean", "running_var"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One file of weights that torchvision publishes."""
+
+    url: str
+    """Address of the file; its last part is its name in torch.hub's cache."""
+    categories: tuple[str, ...] = ()
+    """Names of the classifier's rows; of a detector's box predictor with the background first."""
+    epsilon_free: bool = False
+    """Trained with batch norms that add no epsilon to the variance."""
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in torch.hub's cache."""
+        return Path(urlparse(self.url).path).name
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What is published for a model, and what `auto` makes of it."""
+
+    coco: Published | None = None
+    """A whole detector trained on COCO."""
+    imagenet: Published | None = None
+    """A backbone trained on ImageNet."""
+    scratch_reason: str = ""
+    """Why `auto` starts this model from scratch; empty where it should not."""
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """Where a detector's weights came from; `str()` is one line for the user.
+
+    Tensors are counted without the batch norms' `num_batches_tracked`.
+    """
+
+    source: str
+    """coco, imagenet, none or file."""
+    file: str = ""
+    """Path of the file that was read."""
+    reason: str = ""
+    """Why this source was taken."""
+    how: str = ""
+    """The file's tensors were placed "by name" or "by position"."""
+    fitted: int = 0
+    """Tensors of the file that are now in the detector."""
+    in_file: int = 0
+    """Tensors in the file."""
+    other_shape: tuple[str, ...] = ()
+    """The detector's names of tensors that the file has in another shape; they start new."""
+    new: tuple[str, ...] = ()
+    """Names of the detector's tensors that start new."""
+    copied: tuple[str, ...] = ()
+    """Categories whose rows of the box predictor came with COCO's detector."""
+    unknown: tuple[str, ...] = ()
+    """Categories that COCO's detector does not know; their rows start new."""
+
+    def __str__(self) -> str:
+        because = f" ({self.reason})" if self.reason else ""
+        if not self.file:
+            return f"weights: none{because}: all {len(self.new)} tensors of the detector start new"
+        where = self.file if self.source == "file" else f"{self.source} from {self.file}"
+        heads_new = any(name.startswith("roi_heads.box_head") for name in self.new)
+        part = "backbone" if heads_new else "detector"
+        line = f"weights: {where}{because}: {self.fitted} of {self.in_file} tensors fit"
+        line += f" ({self.how}) the {part}"
+        if self.copied:
+            line += f"; it already knows {', '.join(self.copied)}"
+        if self.unknown:
+            line += f"; rows of the box predictor start new for {', '.join(self.unknown)}"
+        if self.other_shape:
+            line += f"; in another shape, so left out: {', '.join(self.other_shape)}"
+        if self.new:
+            parts = dict.fromkeys(_part(name) for name in self.new)
+            line += f"; {len(self.new)} tensors of the detector start new ({', '.join(parts)})"
+        return line
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Which tensor of a file goes where in a detector."""
+
+    how: str
+    """by name, or by position."""
+    placed: dict[str, str]
+    """Name in the detector -> name in the file, where the shapes agree."""
+    other_shape: tuple[str, ...] = ()
+    """Names in the detector that the file has too, in another shape."""
+    surplus: tuple[str, ...] = ()
+    """Names in the file that belong to the backbone's layers but that ours does not have."""
+
+
+def load_weights(
+    detector: nn.Module, model_name: str, choice: str, offer: Offer, categories: Sequence[str]
+) -> WeightsReport:
+    """Put weights into a newly initialised detector, in place.
+
+    Args:
+        detector: a torchvision Faster R-CNN whose batch norms are not frozen yet.
+        model_name: the model's name, for messages.
+        choice: auto, coco, imagenet, none, or the path of a .pth, .pt or .safetensors file.
+        offer: what is published for this model.
+        categories: the detector's categories without the background, in label order 1..N.
+
+    Raises:
+        RelayError: the weights are not to be had, cannot be read, or do not fit the model.
+    """
+    if choice not in CHOICES:
+        path = Path(choice).expanduser()
+        known = [entry for entry in (offer.coco, offer.imagenet) if entry]
+        published = next((entry for entry in known if entry.file_name == path.name), None)
+        return _load_file(detector, model_name, path, published, categories)
+    if choice == "auto":
+        return _load_auto(detector, model_name, offer, categories)
+    if choice == "none":
+        return _from_scratch(detector, "as asked")
+    published = offer.coco if choice == "coco" else offer.imagenet
+    if published is None:
+        raise RelayError(
+            f"WEIGHTS: no {choice} weights are published for the model {model_name!r}; use"
+            " imagenet, none or a file's path, or for coco one of the models resnet50_fpn,"
+            " resnet50_fpn_v2, mobilenet_v3_large_fpn, mobilenet_v3_large_320_fpn."
+        )
+    path_found, reason = _obtain(published)
+    if path_found is None:
+        raise RelayError(
+            f"WEIGHTS: the {choice} weights of {model_name!r} are not on this machine and cannot"
+            f" be downloaded ({reason}); attach the file {published.file_name} and give its path,"
+            f" or set WEIGHTS to none. It is published at {published.url}"
+        )
+    report = _load_file(detector, model_name, path_found, published, categories)
+    return replace(report, source=choice, reason=reason)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the floating-point tensors of a .pth, .pt or .safetensors file, on the CPU.
+
+    A state dict that lies under "model" or "state_dict" is taken out; `num_batches_tracked`
+    counters are left out.
+
+    Raises:
+        RelayError: the file is missing, damaged, needs code to load, or holds no tensors.
+    """
+    if not path.is_file():
+        raise RelayError(
+            f"WEIGHTS: there is no file {str(path)!r}; give auto, coco, imagenet, none, or the path"
+            " of a .pth, .pt or .safetensors file."
+        )
+    content = _read(path)
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    tensors = {
+        name: value
+        for name, value in (content.items() if isinstance(content, Mapping) else ())
+        if isinstance(name, str) and isinstance(value, Tensor) and value.is_floating_point()
+    }
+    if not tensors:
+        raise RelayError(
+            f"WEIGHTS: {path} holds no state dict (names and tensors); save one with"
+            " torch.save(model.state_dict(), path)."
+        )
+    return tensors
+
+
+def fit_tensors(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Fit:
+    """Find the placement of a file's tensors in a detector that fits most of them.
+
+    Tried are the names as they are and as names of the backbone's body, each with every leading
+    part of the file's names dropped ("module.", "features.", ...), and then the backbone's tensors
+    one by one in their order.
+
+    Args:
+        tensors: name -> tensor, of the file.
+        targets: name -> tensor, of the detector.
+    """
+    best = Fit("by name", {})
+    for prefix in _leading_parts(tensors):
+        for start in ("", BODY):
+            fit = _fit_by_name(tensors, targets, prefix, start)
+            best = max(best, fit, key=lambda fit: len(fit.placed))
+    by_position = _fit_by_position(tensors, targets)
+    return max(best, by_position, key=lambda fit: len(fit.placed))
+
+
+def _load_auto(
+    detector: nn.Module, model_name: str, offer: Offer, categories: Sequence[str]
+) -> WeightsReport:
+    """The best weights that can be had, else none, and why."""
+    if offer.scratch_reason:
+        return _from_scratch(detector, offer.scratch_reason)
+    reason = "none are published for this model"
+    for source, published in (("coco", offer.coco), ("imagenet", offer.imagenet)):
+        if published is None:
+            continue
+        path, reason = _obtain(published)
+        if path is not None:
+            report = _load_file(detector, model_name, path, published, categories)
+            return replace(report, source=source, reason=reason)
+    return _from_scratch(detector, reason)
+
+
+def _from_scratch(detector: nn.Module, reason: str) -> WeightsReport:
+    return WeightsReport("none", reason=reason, new=tuple(_targets(detector)))
+
+
+def _load_file(
+    detector: nn.Module,
+    model_name: str,
+    path: Path,
+    published: Published | None,
+    categories: Sequence[str],
+) -> WeightsReport:
+    """Copy what fits from a file into the detector; refuse a file made for another model."""
+    tensors = read_tensors(path)
+    targets = _targets(detector)
+    copied: tuple[str, ...] | None = None
+    if published is not None and published.epsilon_free:
+        tensors = _fold_epsilon(tensors, detector)
+    if published is not None and f"{PREDICTOR}cls_score.bias" in tensors:
+        tensors, copied = _pick_rows(tensors, targets, published.categories, categories)
+    tensors = {name: value for name, value in tensors.items() if not _is_counter(name)}
+    fit = fit_tensors(tensors, targets)
+    body = [name for name in targets if name.startswith(BODY)]
+    placed_in_body = sum(name in fit.placed for name in body)
+    # A backbone is taken whole or not at all: relatives share most names and shapes (three quarters
+    # of a resnet18 can be filled from a resnet50), and would train from a scramble without a word.
+    if placed_in_body < len(body) or fit.surplus:
+        raise RelayError(
+            f"WEIGHTS: {path} does not fit the model {model_name!r} (it fills {placed_in_body} of"
+            f" the {len(body)} tensors of the backbone and has {len(fit.surplus)} more in the same"
+            " layers); set MODEL to the model that the file was saved from, or WEIGHTS to auto."
+        )
+    with torch.no_grad():
+        for name, name_in_file in fit.placed.items():
+            targets[name].copy_(tensors[name_in_file])
+    return WeightsReport(
+        source="file",
+        file=str(path),
+        how=fit.how,
+        fitted=len(fit.placed),
+        in_file=len(tensors),
+        other_shape=fit.other_shape,
+        new=tuple(name for name in targets if name not in fit.placed),
+        copied=copied or (),
+        unknown=() if copied is None else tuple(c for c in categories if c not in copied),
+    )
+
+
+def _read(path: Path) -> object:
+    """The file's content, or one sentence on why it cannot be had."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise RelayError(
+            f"WEIGHTS: {path} cannot be read ({error.strerror or error}); check the file."
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise RelayError(
+            f"WEIGHTS: {path} was refused: it is not a file of plain tensors (loading it would run"
+            " code stored in it, or it is damaged); save one with"
+            " torch.save(model.state_dict(), path)."
+        ) from error
+    except Exception as error:  # what a damaged file raises depends on where the damage is
+        detail = (str(error).splitlines() or ["it ends too early"])[0][:120]
+        raise RelayError(
+            f"WEIGHTS: {path} is damaged or not a file of tensors ({detail}); copy or download it"
+            " again."
+        ) from error
+
+
+def _targets(detector: nn.Module) -> dict[str, Tensor]:
+    """The detector's tensors by name, without the batch norms' counters."""
+    return {name: t for name, t in detector.state_dict().items() if not _is_counter(name)}
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def _part(name: str) -> str:
+    """The part of the detector that a tensor is in: body, fpn, rpn or roi_heads."""
+    return name.removeprefix("backbone.").split(".")[0]
+
+
+def _layer(name: str) -> str:
+    """The layer of the backbone that a tensor is in; empty where it is in none."""
+    return name.removeprefix(BODY).split(".")[0] if name.startswith(BODY) else ""
+
+
+def _leading_parts(names: Mapping[str, Tensor]) -> Iterator[str]:
+    """What may have to be dropped from a file's names: up to three leading parts of each."""
+    parts = [name.split(".") for name in names]
+    yield ""
+    for depth in (1, 2, 3):
+        yield from sorted({".".join(p[:depth]) + "." for p in parts if len(p) > depth})
+
+
+def _fit_by_name(
+    tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor], prefix: str, start: str
+) -> Fit:
+    renamed = {start + name.removeprefix(prefix): name for name in tensors}
+    known = {name: old for name, old in renamed.items() if name in targets}
+    placed = {n: old for n, old in known.items() if targets[n].shape == tensors[old].shape}
+    layers = {_layer(name) for name in targets if name.startswith(BODY)}
+    unknown = (name for name in renamed if name not in targets and _layer(name) in layers)
+    other_shape = (name for name in known if name not in placed)
+    return Fit("by name", placed, tuple(other_shape), tuple(unknown))
+
+
+def _fit_by_position(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Fit:
+    """The backbone's tensors in order, where the file begins with just these shapes."""
+    body = [name for name in targets if name.startswith(BODY)]
+    pairs = dict(zip(body, tensors, strict=False))
+    same = len(pairs) == len(body) and all(
+        targets[name].shape == tensors[old].shape and _same_kind(name, old)
+        for name, old in pairs.items()
+    )
+    return Fit("by position", pairs if same else {})
+
+
+def _same_kind(name: str, name_in_file: str) -> bool:
+    """A batch norm's four tensors share one shape, so only their names tell them apart."""
+    leaf = name_in_file.rpartition(".")[2]
+    return leaf not in LEAVES or leaf == name.rpartition(".")[2]
+
+
+def _pick_rows(
+    tensors: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    names_in_file: Sequence[str],
+    categories: Sequence[str],
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Rebuild a published box predictor for our categories, from the rows of the same names.
+
+    Categories that the published detector does not know keep their newly initialised rows.
+    """
+    picked = dict(tensors)
+    row_of = {name.casefold(): row for row, name in reversed(list(enumerate(names_in_file)))}
+    rows = {0: 0}
+    for label, category in enumerate(categories, start=1):
+        if category.strip().casefold() in row_of:
+            rows[label] = row_of[category.strip().casefold()]
+    for layer, width in (("cls_score", 1), ("bbox_pred", 4)):
+        for kind in ("weight", "bias"):
+            name = f"{PREDICTOR}{layer}.{kind}"
+            theirs = tensors[name].unflatten(0, (-1, width))
+            ours = targets[name].unflatten(0, (-1, width)).clone()
+            for label, row in rows.items():
+                ours[label] = theirs[row]
+            picked[name] = ours.flatten(0, 1)
+    return picked, tuple(categories[label - 1] for label in rows if label > 0)
+
+
+def _fold_epsilon(tensors: Mapping[str, Tensor], detector: nn.Module) -> dict[str, Tensor]:
+    """Take the epsilon that our batch norms add out of the stored variance beforehand.
+
+    torchvision sets epsilon to 0 in the module instead; an epsilon is not part of a state dict, so
+    a detector rebuilt from a checkpoint would lose that.
+    """
+    folded = dict(tensors)
+    for name, module in detector.named_modules():
+        key = f"{name}.running_var"
+        if isinstance(module, nn.BatchNorm2d) and key in folded:
+            folded[key] = folded[key] - module.eps
+    return folded
+
+
+def _obtain(published: Published) -> tuple[Path | None, str]:
+    """The file in torch.hub's cache, downloaded where it can be; or None, and why."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / published.file_name
+    if path.is_file():
+        return path, "already downloaded"
+    if not _is_reachable(published.url):
+        host = urlparse(published.url).hostname
+        return None, f"offline: no connection to {host} within {CONNECT_SECONDS:g} s"
+    digest = re.search(r"-([0-9a-f]{8,})\.", published.file_name)
+    patience = socket.getdefaulttimeout()
+    # torch.hub sets no timeout of its own: a stalled download would hold the session for ever.
+    socket.setdefaulttimeout(STALL_SECONDS)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(published.url, str(path), digest[1] if digest else None)
+    except (OSError, RuntimeError) as error:
+        return None, f"the download of {published.url} failed: {error}"
+    finally:
+        socket.setdefaulttimeout(patience)
+    return path, "downloaded"
+
+
+def _is_reachable(url: str) -> bool:
+    """Whether the address's host, or the proxy in front of it, takes a connection soon.
+
+    In a thread of its own, because a name look-up has no timeout and may block for minutes.
+    """
+    address = urlparse(url)
+    proxy = urllib.request.getproxies().get(address.scheme)
+    if proxy and not urllib.request.proxy_bypass(address.hostname or ""):
+        address = urlparse(proxy if "://" in proxy else f"http://{proxy}")
+    port = address.port or (443 if address.scheme == "https" else 80)
+    connected = threading.Event()
+
+    def connect() -> None:
+        with suppress(OSError):
+            socket.create_connection((address.hostname, port), CONNECT_SECONDS).close()
+            connected.set()
+
+    attempt = threading.Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(CONNECT_SECONDS)
+    return connected.is_set()

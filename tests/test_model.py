@@ -1,0 +1,212 @@
+"""Building detectors: every kind of backbone trains, and what is decided is decided right."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from relaydet.errors import RelayError
+from relaydet.model import BuiltModel, build_model, choose_model, recipe_of
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.ops import FrozenBatchNorm2d
+
+
+def new(name: str, **options) -> BuiltModel:
+    return build_model(name, options.pop("categories", ["person"]), "none", **options)
+
+
+def one_step(model: FasterRCNN) -> dict[str, torch.Tensor]:
+    """Losses of two tiny images, one of them without objects, and their gradients."""
+    model.roi_heads.fg_bg_sampler.batch_size_per_image = 8  # a CPU has better things to do
+    torch.manual_seed(0)
+    images = [torch.rand(3, 64, 80), torch.rand(3, 70, 64)]
+    targets = [
+        {"boxes": torch.tensor([[5.0, 5.0, 40.0, 60.0]]), "labels": torch.tensor([1])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    losses = model(images, targets)
+    sum(losses.values()).backward()
+    return losses
+
+
+# name, channels of the levels from stride 4 on (a pooled level follows), anchor sizes in pixels
+USUAL = (32, 64, 128, 256, 512)
+BACKBONES = [
+    ("small", [64, 128, 256, 512], (10, 20, 40, 80, 120)),
+    ("resnet18", [64, 128, 256, 512], USUAL),
+    ("mobilenet_v2", [24, 32, 96, 1280], USUAL),
+    ("mobilenet_v3_small", [16, 24, 48, 576], USUAL),
+    ("shufflenet_v2_x0_5", [24, 48, 96, 1024], USUAL),
+    ("squeezenet1_1", [128, 256, 512], USUAL[:4]),  # ends at stride 16, and pads nothing
+    ("regnet_y_400mf", [48, 104, 208, 440], USUAL),  # stages lie one level down
+    ("swin_t", [96, 192, 384, 768], USUAL),  # NHWC
+]
+HEAVY_BACKBONES = [
+    ("efficientnet_b0", [24, 40, 112, 1280], USUAL),
+    ("mnasnet0_5", [16, 24, 48, 1280], USUAL),
+    ("densenet121", [256, 512, 1024, 1024], USUAL),
+    ("convnext_tiny", [96, 192, 384, 768], USUAL),
+    ("swin_v2_t", [96, 192, 384, 768], USUAL),
+    ("vgg11", [256, 512, 512, 512], USUAL),
+    ("resnext50_32x4d", [256, 512, 1024, 2048], USUAL),
+    ("alexnet", [64, 192, 256, 256], USUAL),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "anchors"),
+    [*BACKBONES, *(pytest.param(*case, marks=pytest.mark.slow) for case in HEAVY_BACKBONES)],
+)
+def test_a_backbone_becomes_a_pyramid_that_trains(name, channels, anchors):
+    built = new(name, image_size=64)
+    model = built.model
+    assert [block[0].in_channels for block in model.backbone.fpn.inner_blocks] == channels
+    assert model.rpn.anchor_generator.sizes == tuple((size,) for size in anchors)
+    maps = model.backbone(torch.zeros(1, 3, 128, 192)).values()
+    strides = [round(192 / features.shape[-1]) for features in maps]
+    assert strides == pytest.approx([4, 8, 16, 32, 64][: len(anchors)], rel=0.25)
+    losses = one_step(model)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(p.grad is not None for p in model.parameters()), "every layer is in use"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v3_large_320_fpn",
+        pytest.param("mobilenet_v3_large_fpn", marks=pytest.mark.slow),
+        pytest.param("resnet50_fpn", marks=pytest.mark.slow),
+        pytest.param("resnet50_fpn_v2", marks=pytest.mark.slow),
+    ],
+)
+def test_a_published_detector_trains_from_scratch(name):
+    built = new(name, image_size=64, categories=["person", "car"])
+    losses = one_step(built.model)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert built.model.roi_heads.box_predictor.cls_score.out_features == 3
+    assert not built.frozen
+    assert not any(isinstance(m, FrozenBatchNorm2d) for m in built.model.modules())
+
+
+def test_several_categories_are_detected():
+    model = new("small", categories=["person", "car", "dog"], image_size=64).model.eval()
+    model.roi_heads.score_thresh, model.roi_heads.detections_per_img = 0.0, 1000
+    (found,) = model([torch.rand(3, 64, 64)])
+    assert set(found["labels"].tolist()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "expected"),
+    [
+        ("small", None, (128, 512)),
+        ("small", 96, (96, 384)),
+        ("resnet18", None, (480, 800)),
+        ("mobilenet_v3_large_320_fpn", None, (320, 640)),
+        ("mobilenet_v3_large_320_fpn", 64, (64, 128)),
+        ("mobilenet_v3_large_fpn", None, (800, 1333)),
+    ],
+)
+def test_image_size(name, image_size, expected):
+    transform = new(name, image_size=image_size).model.transform
+    assert (transform.min_size, transform.max_size) == ((expected[0],), expected[1])
+
+
+def test_new_weights_depend_on_the_seed_alone():
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    first = new("small", seed=7).model.state_dict()
+    assert torch.equal(torch.get_rng_state(), state), "the caller's generator is left alone"
+    torch.manual_seed(5)
+    again, other = new("small", seed=7).model.state_dict(), new("small", seed=8).model.state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(
+        first["roi_heads.box_head.fc6.weight"], other["roi_heads.box_head.fc6.weight"]
+    )
+
+
+def test_a_frozen_detector_is_rebuilt_without_its_weights():
+    """What a session that goes on with a run elsewhere does: the file may not be there."""
+    frozen = new("resnet18", frozen=True)
+    assert frozen.frozen
+    body = frozen.model.backbone.body
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in body.modules())
+    still = {name.split(".")[0] for name, p in body.named_parameters() if not p.requires_grad}
+    assert still == {"conv1", "layer1"}, "as torchvision and detectron2 fine-tune"
+    again = new("resnet18", frozen=True, seed=1).model
+    again.load_state_dict(frozen.model.state_dict(), strict=True)
+    assert "frozen" in str(frozen)
+    assert "frozen" not in str(new("resnet18"))
+
+
+def test_freezing_changes_no_prediction():
+    plain, frozen = new("resnet18").model.eval(), new("resnet18", frozen=True).model.eval()
+    norm = {
+        name: torch.rand_like(tensor) + 0.5
+        for name, tensor in plain.state_dict().items()
+        if name.endswith(("running_mean", "running_var"))
+    }
+    plain.load_state_dict(norm, strict=False)
+    frozen.load_state_dict(norm, strict=False)
+    images = torch.rand(1, 3, 64, 64)
+    for a, b in zip(plain.backbone(images).values(), frozen.backbone(images).values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "device_type", "expected"),
+    [
+        ("auto", "cpu", "small"),
+        ("auto", "cuda", "resnet50_fpn"),
+        ("auto", "mps", "resnet50_fpn"),
+        ("mobilenet_v2", "cuda", "mobilenet_v2"),
+    ],
+)
+def test_choose_model(name, device_type, expected):
+    chosen, reason = choose_model(name, device_type)
+    assert chosen == expected
+    assert reason
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "schedule", "rate_of_8", "rate_of_16", "image_size"),
+    [
+        ("small", "adamw", "cosine", 1e-3, 1e-3, 128),
+        ("resnet50_fpn", "sgd", "steps", 0.01, 0.02, 800),
+        ("mobilenet_v3_large_320_fpn", "sgd", "steps", 0.01, 0.02, 320),
+        ("mobilenet_v2", "sgd", "steps", 0.01, 0.02, 480),
+        ("swin_t", "adamw", "steps", 1e-4, 1e-4, 480),
+    ],
+)
+def test_recipes(name, optimizer, schedule, rate_of_8, rate_of_16, image_size):
+    recipe = recipe_of(name)
+    assert (recipe.optimizer, recipe.schedule) == (optimizer, schedule)
+    assert recipe.peak_learning_rate(8) == pytest.approx(rate_of_8)
+    assert recipe.peak_learning_rate(16) == pytest.approx(rate_of_16)
+    assert recipe.image_size == image_size
+    assert [round(recipe.epochs * m) for m in recipe.milestones] == (
+        [8, 11] if recipe.epochs == 12 else [7, 9]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnt18", {}, "did you mean resnet18"),
+        ("fasterrcnn_resnet50_fpn", {}, "did you mean resnet50_fpn"),
+        ("ResNet-50-FPN", {}, "did you mean resnet50_fpn"),
+        ("zzz", {}, "take one like small"),
+        ("vit_b_16", {}, "no pyramid.*resnet18"),
+        ("maxvit_t", {}, "no pyramid.*resnet18"),
+        ("small", {"categories": []}, "at least one category"),
+        ("small", {"categories": ["a", "a"]}, "each only once"),
+        ("small", {"image_size": 16}, "16 pixels is too small"),
+        ("small", {"image_size": 0}, "0 pixels is too small"),
+    ],
+)
+def test_mistakes_are_explained(name, options, message):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(RelayError, match=message):
+            new(name, **options)

@@ -1,0 +1,403 @@
+"""Where weights come from: files of many shapes, torchvision's published ones, or none."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from relaydet.errors import RelayError
+from relaydet.model import BuiltModel, build_model
+from safetensors.torch import save_file
+from torchvision.models import detection
+from torchvision.ops import FrozenBatchNorm2d
+
+MOBILENET = Path(__file__).parents[1] / ".." / "shared" / "weights" / "mobilenet_v2_features.pt"
+COCO_320 = detection.FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1
+NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    """No test reaches the internet: an empty cache, and a proxy that nobody listens at."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> dict[str, torch.Tensor]:
+    """State of a classifier whose batch norms have seen something."""
+    torch.manual_seed(11)
+    state = torchvision.models.resnet18().state_dict()
+    return {
+        name: torch.rand_like(t) + 0.5 if name.endswith("running_var") else t
+        for name, t in state.items()
+    }
+
+
+def cached(url: str) -> Path:
+    """Where torch.hub keeps the file of an address."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def build(weights: str | Path, name: str = "small", **options) -> BuiltModel:
+    return build_model(name, options.pop("categories", ["person"]), str(weights), **options)
+
+
+def holds(built: BuiltModel, state: dict[str, torch.Tensor]) -> bool:
+    """The detector's backbone is the classifier of that state."""
+    mine = built.model.backbone.body.state_dict()
+    return all(torch.equal(mine[n], state[n]) for n in mine if "num_batches" not in n)
+
+
+# What a file may look like: (its suffix, how to wrap a classifier's state dict)
+def _prefixed(prefix):
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+FILES = {
+    "plain": (".pth", dict),
+    "safetensors": (".safetensors", dict),
+    "under model": (".pt", lambda state: {"model": state, "epoch": 3}),
+    "under state_dict": (".ckpt", lambda state: {"state_dict": state}),
+    "nested": (".pt", lambda state: {"model": {"state_dict": state}}),
+    "of DataParallel": (".pth", _prefixed("module.")),
+    "of a wrapper": (".pth", _prefixed("module.model.")),
+    "of a backbone": (".pth", _prefixed("backbone.body.")),
+    "without its classifier": (
+        ".pth",
+        lambda state: {n: t for n, t in state.items() if not n.startswith("fc.")},
+    ),
+    "half precision": (".pth", lambda state: {n: t.half() for n, t in state.items()}),
+    "other names": (
+        ".pth",
+        lambda state: {
+            f"block{i}.{n.rpartition('.')[2]}": t for i, (n, t) in enumerate(state.items())
+        },
+    ),
+    "no names at all": (".pth", lambda state: {f"t{i}": t for i, t in enumerate(state.values())}),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_classifier_file_fills_the_backbone(case, resnet18, tmp_path):
+    suffix, wrap = FILES[case]
+    path = tmp_path / f"weights{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(wrap(resnet18), path)
+    built = build(path)
+    state = {n: t.half().float() for n, t in resnet18.items()} if "half" in case else resnet18
+    assert holds(built, state)
+    report = built.weights_report
+    assert report.how == ("by position" if "names" in case else "by name")
+    assert report.fitted == 100
+    assert built.frozen
+    assert all("body" not in name for name in report.new)
+    assert isinstance(built.model.backbone.body.bn1, FrozenBatchNorm2d)
+    assert f"{path}: 100 of {report.in_file} tensors fit ({report.how}) the backbone" in str(report)
+    assert str(report).endswith("30 tensors of the detector start new (fpn, rpn, roi_heads)")
+
+
+# every way in which torchvision names a trunk
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v3_small",
+        "regnet_y_400mf",
+        "shufflenet_v2_x0_5",
+        "mnasnet0_5",
+        "squeezenet1_1",
+        pytest.param("densenet121", marks=pytest.mark.slow),
+        pytest.param("swin_t", marks=pytest.mark.slow),
+        pytest.param("efficientnet_b0", marks=pytest.mark.slow),
+    ],
+)
+def test_every_kind_of_classifier_file_fits(name, tmp_path):
+    path = tmp_path / "weights.pth"
+    state = torchvision.models.get_model(name, weights=None).state_dict()
+    torch.save(state, path)
+    built = build(path, name)
+    assert built.weights_report.how == "by name"
+    body = built.model.backbone.body.state_dict()
+    assert built.weights_report.fitted == sum("num_batches" not in n for n in body)
+
+
+def test_a_detector_file_fills_everything_but_other_categories(tmp_path):
+    path = tmp_path / "detector.pth"
+    first = build("none", "small", categories=["person", "car"], seed=1)
+    torch.save(first.model.state_dict(), path)
+    same = build(path, "small", categories=["person", "dog"])
+    state = first.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in same.model.state_dict().items())
+    assert same.weights_report.new == ()
+    assert "130 of 130 tensors fit (by name) the detector" in str(same.weights_report)
+
+    other = build(path, "small", categories=["person"]).weights_report
+    predictor = {
+        f"roi_heads.box_predictor.{layer}.{kind}"
+        for layer in ("cls_score", "bbox_pred")
+        for kind in ("weight", "bias")
+    }
+    assert set(other.other_shape) == set(other.new) == predictor
+    assert "in another shape, so left out: roi_heads.box_predictor" in str(other)
+
+
+@pytest.mark.skipif(not MOBILENET.is_file(), reason="needs shared/weights/mobilenet_v2_features.pt")
+def test_the_shared_mobilenet_fits_by_position():
+    built = build(MOBILENET, "mobilenet_v2")
+    report = built.weights_report
+    assert (report.fitted, report.in_file, report.how) == (260, 260, "by position")
+    assert "260 of 260 tensors fit (by position) the backbone" in str(report)
+    tensors = torch.load(MOBILENET, weights_only=True)
+    last = built.model.backbone.body.state_dict()["18.1.running_var"]
+    assert torch.equal(last, tensors["features.18.1.running_var"])
+
+
+def test_position_never_swaps_a_norms_tensors(resnet18, tmp_path):
+    """A norm's four tensors share a shape: in another order they must not pass as the same."""
+    renamed = {f"x.{i}.{n.rpartition('.')[2]}": t for i, (n, t) in enumerate(resnet18.items())}
+    names = list(renamed)
+    names[1], names[3] = names[3], names[1]
+    path = tmp_path / "swapped.pth"
+    torch.save({name: renamed[name] for name in names}, path)
+    with pytest.raises(RelayError, match="does not fit the model 'small'"):
+        build(path)
+
+
+class Malicious:
+    """A pickle that would write a file when loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+BAD_FILES = {
+    "missing": (None, "there is no file .* give auto, coco, imagenet, none"),
+    "empty": (lambda path, state: path.write_bytes(b""), "damaged"),
+    "text": (lambda path, state: path.write_text("# weights"), "refused"),
+    "truncated": (
+        lambda path, state: (
+            torch.save(state, path),
+            path.write_bytes(path.read_bytes()[:100_000]),
+        ),
+        "damaged",
+    ),
+    "needs code": (lambda path, state: torch.save({"a": Malicious(path)}, path), "refused"),
+    "a whole module": (
+        lambda path, state: torch.save(torch.nn.Linear(2, 2), path),
+        r"refused.*torch\.save\(model\.state_dict\(\), path\)",
+    ),
+    "a tensor": (lambda path, state: torch.save(torch.ones(3), path), "no state dict"),
+    "no tensors": (lambda path, state: torch.save({"model": {"a": 1}}, path), "no state dict"),
+    "fits nothing": (
+        lambda path, state: torch.save({"a.weight": torch.ones(3)}, path),
+        "does not fit the model 'small' .*fills 0 of the 100.*set MODEL",
+    ),
+    "a wider relative": (  # three quarters of a resnet18 can be filled from it
+        lambda path, state: torch.save(torchvision.models.resnet50().state_dict(), path),
+        "does not fit the model 'small' .*fills 77 of the 100",
+    ),
+    "a deeper relative": (  # all of a resnet18 can be filled from it
+        lambda path, state: torch.save(torchvision.models.resnet34().state_dict(), path),
+        "does not fit the model 'small' .*has 80 more",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_explained(case, resnet18, tmp_path):
+    write, message = BAD_FILES[case]
+    path = tmp_path / "weights.pth"
+    if write is not None:
+        write(path, resnet18)
+        size = path.stat().st_mtime_ns
+    with pytest.raises(RelayError, match=message) as caught:
+        build(path)
+    assert str(path) in str(caught.value)
+    assert write is None or path.stat().st_mtime_ns == size, "no code in the file ran"
+
+
+def test_a_damaged_safetensors_file_is_explained(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    with pytest.raises(RelayError, match="damaged"):
+        build(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("resnet18", "imagenet", r"offline: .*attach the file resnet18-\w+\.pth and give its path"),
+        ("mobilenet_v3_large_320_fpn", "coco", "offline: .*attach the file fasterrcnn_mobilenet"),
+        ("small", "coco", "no coco weights are published .* resnet50_fpn"),
+        ("resnet18", "coco", "no coco weights are published"),
+        ("resnet18", "cocoo", "there is no file 'cocoo'; give auto, coco"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_explained(name, weights, message):
+    with pytest.raises(RelayError, match=message):
+        build(weights, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "reason"),
+    [
+        ("small", "auto", "its recipe trains from scratch in minutes"),
+        ("resnet18", "auto", "offline: no connection to download.pytorch.org"),
+        ("mobilenet_v3_large_320_fpn", "auto", "offline"),
+        ("resnet18", "none", "as asked"),
+    ],
+)
+def test_from_scratch_says_why(name, weights, reason):
+    built = build(weights, name)
+    assert built.weights_report.source == "none"
+    assert reason in str(built.weights_report)
+    assert not built.frozen
+
+
+@pytest.mark.parametrize("weights", ["auto", "imagenet"])
+@pytest.mark.parametrize("name", ["resnet18", "small"])
+def test_a_cached_file_is_used_offline(name, weights, resnet18):
+    torch.save(resnet18, cached(torchvision.models.ResNet18_Weights.DEFAULT.url))
+    built = build(weights, name)
+    if (name, weights) == ("small", "auto"):
+        assert built.weights_report.source == "none"
+        return
+    assert built.weights_report.source == "imagenet"
+    assert "already downloaded" in str(built.weights_report)
+    assert holds(built, resnet18)
+    assert built.frozen
+
+
+def _coco_detector() -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    return detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None
+    ).state_dict()
+
+
+@pytest.mark.parametrize("weights", ["auto", "coco", "path"])
+def test_coco_rows_are_copied_for_the_categories_that_it_knows(weights):
+    state = _coco_detector()
+    path = cached(COCO_320.url)
+    torch.save(state, path)
+    categories = ["dog", "unicorn", "Person"]
+    built = build(
+        path if weights == "path" else weights,
+        "mobilenet_v3_large_320_fpn",
+        categories=categories,
+    )
+    report = built.weights_report
+    assert (report.copied, report.unknown) == (("dog", "Person"), ("unicorn",))
+    assert report.new == ()
+    mine = built.model.roi_heads.box_predictor
+    name = "roi_heads.box_predictor"
+    coco = COCO_320.meta["categories"]
+    for label, row in [(0, 0), (1, coco.index("dog")), (3, coco.index("person"))]:
+        for kind in ("weight", "bias"):
+            theirs = state[f"{name}.cls_score.{kind}"][row]
+            assert torch.equal(getattr(mine.cls_score, kind)[label], theirs)
+            theirs = state[f"{name}.bbox_pred.{kind}"][4 * row : 4 * row + 4]
+            assert torch.equal(getattr(mine.bbox_pred, kind)[4 * label : 4 * label + 4], theirs)
+    fresh = build("none", "mobilenet_v3_large_320_fpn", categories=categories).model
+    assert torch.equal(
+        mine.cls_score.weight[2], fresh.roi_heads.box_predictor.cls_score.weight[2]
+    ), "an unknown category starts as from scratch with the same seed"
+    assert "it already knows dog, Person" in str(report)
+    still = {
+        n.split(".")[0]
+        for n, p in built.model.backbone.body.named_parameters()
+        if not p.requires_grad
+    }
+    assert still == {"0", "1", "2", "3", "4", "5", "6"}, "as torchvision fine-tunes it"
+
+
+def test_a_coco_detector_detects_what_torchvisions_does():
+    """With all of COCO's categories, the whole detector is torchvision's own."""
+    state = _coco_detector()
+    torch.save(state, cached(COCO_320.url))
+    # In torchvision's list, "N/A" stands for the numbers that COCO never used.
+    categories = list(dict.fromkeys(COCO_320.meta["categories"][1:]))
+    mine = build("coco", "mobilenet_v3_large_320_fpn", categories=categories).model.eval()
+    theirs = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None
+    ).eval()
+    theirs.load_state_dict(state)
+    images = torch.rand(1, 3, 64, 64)
+    features = mine.backbone(images)
+    for a, b in zip(features.values(), theirs.backbone(images).values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    pooled = torch.rand(2, 1024)
+    mine_scores = mine.roi_heads.box_predictor(pooled)[0]
+    their_scores = theirs.roi_heads.box_predictor(pooled)[0]
+    for label, category in enumerate(categories, start=1):
+        row = COCO_320.meta["categories"].index(category)
+        torch.testing.assert_close(mine_scores[:, label], their_scores[:, row])
+
+
+def test_resnet50s_coco_norms_add_no_epsilon():
+    """torchvision trained this one file with an epsilon of 0; ours is folded into the variance."""
+    entry = detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    state = detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    state["backbone.body.bn1.running_var"].uniform_(0.01, 1.0)
+    torch.save(state, cached(entry.url))
+    norm = build("coco", "resnet50_fpn").model.backbone.body.bn1
+    expected = state["backbone.body.bn1.running_var"].rsqrt()
+    torch.testing.assert_close((norm.running_var + norm.eps).rsqrt(), expected)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server of a folder, and the folder."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{http.server_port}"
+    http.shutdown()
+    http.server_close()
+
+
+@pytest.mark.parametrize(
+    ("served", "reason"),
+    [
+        ("good", "downloaded"),
+        ("wrong hash", "the download of .* failed: invalid hash value"),
+        ("absent", "the download of .* failed: HTTP Error 404"),
+    ],
+)
+def test_a_download_is_checked(served, reason, server, resnet18, monkeypatch):
+    folder, address = server
+    torch.save(resnet18, folder / "weights")
+    digest = hashlib.sha256((folder / "weights").read_bytes()).hexdigest()[:8]
+    name = f"resnet18-{digest if served == 'good' else '00000000'}.pth"
+    if served != "absent":
+        (folder / "weights").rename(folder / name)
+    entry = torchvision.models.ResNet18_Weights.DEFAULT
+    monkeypatch.setattr(entry.value, "url", f"{address}/{name}")
+    report = build("auto", "resnet18").weights_report
+    assert report.source == ("imagenet" if served == "good" else "none")
+    assert re.search(reason, report.reason)
+    assert cached(entry.url).is_file() == (served == "good"), "nothing broken stays in the cache"
+    if served != "good":
+        with pytest.raises(RelayError, match=reason):
+            build("imagenet")
