@@ -6,11 +6,12 @@ import warnings
 
 import pytest
 import torch
-from relaydet.errors import RelayError
-from relaydet.model import BuiltModel, build_model, choose_model, recipe_of
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
+
+from relaydet.errors import RelayError
+from relaydet.model import BuiltModel, build_model, choose_model, recipe_of
 
 
 def new(name: str, **options) -> BuiltModel:

@@ -65,7 +65,7 @@ class Offer:
 class WeightsReport:
     """Where a detector's weights came from; `str()` is one line for the user.
 
-    Tensors are counted without the batch norms' `num_batches_tracked`.
+    Counted are floating-point tensors: no `num_batches_tracked`, no tables of integers.
     """
 
     source: str
@@ -186,11 +186,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         content = inner
-    tensors = {
-        name: value
-        for name, value in (content.items() if isinstance(content, Mapping) else ())
-        if isinstance(name, str) and isinstance(value, Tensor) and value.is_floating_point()
-    }
+    items = content.items() if isinstance(content, Mapping) else ()
+    tensors = {name: value for name, value in items if _is_weight(name, value)}
     if not tensors:
         raise RelayError(
             f"WEIGHTS: {path} holds no state dict (names and tensors); save one with"
@@ -253,9 +250,9 @@ def _load_file(
     copied: tuple[str, ...] | None = None
     if published is not None and published.epsilon_free:
         tensors = _fold_epsilon(tensors, detector)
-    if published is not None and f"{PREDICTOR}cls_score.bias" in tensors:
+    rows = tensors.get(f"{PREDICTOR}cls_score.bias")
+    if published is not None and rows is not None and len(rows) == len(published.categories):
         tensors, copied = _pick_rows(tensors, targets, published.categories, categories)
-    tensors = {name: value for name, value in tensors.items() if not _is_counter(name)}
     fit = fit_tensors(tensors, targets)
     body = [name for name in targets if name.startswith(BODY)]
     placed_in_body = sum(name in fit.placed for name in body)
@@ -308,12 +305,18 @@ def _read(path: Path) -> object:
 
 
 def _targets(detector: nn.Module) -> dict[str, Tensor]:
-    """The detector's tensors by name, without the batch norms' counters."""
-    return {name: t for name, t in detector.state_dict().items() if not _is_counter(name)}
+    """The detector's tensors by name, as `read_tensors` would give them."""
+    return {name: t for name, t in detector.state_dict().items() if _is_weight(name, t)}
 
 
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
+def _is_weight(name: object, value: object) -> bool:
+    """Neither a batch norm's counter nor a table of integers such as Swin's position index."""
+    return (
+        isinstance(name, str)
+        and not name.endswith("num_batches_tracked")
+        and isinstance(value, Tensor)
+        and value.is_floating_point()
+    )
 
 
 def _part(name: str) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from relaydet.config import SourceConfig
 from relaydet.data.formats import coco
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
-from relaydet.data.demo import write_demo
 from scipy.io import loadmat
+
+from relaydet.data.demo import write_demo
 
 SIZES = (24, 16, 8)
 

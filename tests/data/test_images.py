@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 from PIL import Image
+
 from relaydet.data.images import decode_rgb, open_images
 from relaydet.errors import RelayError
 
@@ -87,5 +88,5 @@ def test_half_an_image_is_refused():
     file = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(file, "JPEG")
-    with pytest.raises(RelayError, match="x.jpg: the image cannot be read"):
+    with pytest.raises(RelayError, match=r"x\.jpg: the image cannot be read"):
         decode_rgb(file.getvalue()[:1500], "x.jpg")

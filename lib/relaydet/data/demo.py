@@ -30,7 +30,7 @@ from relaydet.data.demo_scenes import (
     random_look,
 )
 
-VERSION = 1
+VERSION = 3
 LICENCE = "CC0-1.0"
 TRAIN_SHARE = 0.62
 GALLERY = 50
@@ -40,38 +40,38 @@ STREET = Domain(
     number=1,
     size=(192, 144),
     portrait=1 / 3,
-    person_height=(0.35, 0.9),
+    person_height=(0.4, 0.95),
     persons=(1, 4),
-    clutter=(1, 4),
-    backgrounds=(0.35, 0.3, 0.1, 0.25),
+    clutter=(1, 3),
+    backgrounds=(0.3, 0.25, 0.2, 0.25),
     saturation=(0.3, 0.9),
     warmth=0.0,
-    night=0.1,
+    night=0.05,
     crowd=0.15,
 )
 SEARCH = Domain(
     number=2,
     size=(288, 216),
     portrait=0.0,
-    person_height=(0.1, 0.3),
-    persons=(4, 10),
-    clutter=(3, 8),
-    backgrounds=(0.4, 0.3, 0.15, 0.15),
+    person_height=(0.18, 0.42),
+    persons=(3, 7),
+    clutter=(2, 5),
+    backgrounds=(0.35, 0.25, 0.2, 0.2),
     saturation=(0.2, 0.8),
     warmth=0.0,
-    night=0.12,
+    night=0.05,
 )
 INHOUSE = Domain(
     number=3,
     size=(224, 168),
     portrait=0.0,
-    person_height=(0.15, 0.55),
-    persons=(2, 6),
-    clutter=(2, 6),
-    backgrounds=(0.15, 0.15, 0.5, 0.2),
-    saturation=(0.1, 0.6),
-    warmth=0.06,
-    night=0.05,
+    person_height=(0.28, 0.65),
+    persons=(1, 5),
+    clutter=(1, 4),
+    backgrounds=(0.2, 0.2, 0.35, 0.25),
+    saturation=(0.2, 0.7),
+    warmth=0.04,
+    night=0.03,
 )
 STREET_CATEGORIES = {"person": 1, "car": 3, "lamp": 14}
 INHOUSE_CATEGORIES = {"person": 17}

@@ -491,7 +491,7 @@ def _people(
             # Uniform in the logarithm: as many small people as the perspective would show.
             tall = place.height * np.exp(rng.uniform(*np.log(domain.person_height)))
             x = rng.uniform(0.0, 1.0) * place.width
-            if things and rng.random() < 0.25:
+            if things and rng.random() < 0.15:
                 friend = _pick(rng, things)
                 tall = friend.height * rng.uniform(0.94, 1.06)
                 x = friend.x + tall * rng.uniform(0.2, 0.45) * _pick(rng, (-1, 1))
@@ -723,8 +723,8 @@ def _light(
         glow = 1 - 0.5 * np.hypot(across - rng.uniform(-0.8, 0.8), down * 0.7)
         image = image * np.array([0.6, 0.64, 0.8], dtype=np.float32) * np.clip(glow, 0.55, 1)
         sigma = rng.uniform(0.012, 0.03)
-    elif weather < domain.night + 0.2:
-        veil = rng.uniform(0.2, 0.5)
+    elif weather < domain.night + 0.15:
+        veil = rng.uniform(0.1, 0.35)
         image = image * (1 - veil) + veil * rng.uniform(0.5, 0.8)
     # However dark the night, a person could still make out the people.
     image = image * max(1.0, 0.15 / float(image.mean()))

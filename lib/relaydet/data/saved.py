@@ -62,15 +62,23 @@ def load_dataset(store: LocalStore, name: str) -> SavedDataset:
     data = store.read(annotations_name(name))
     dataset, findings = coco.decode(data, name, store.describe(annotations_name(name)))
     sources = dataset.info.get("sources")
-    if not isinstance(sources, dict) or findings:
+    if findings or not _names_images(sources):
+        problem = findings[0].message if findings else "info.sources is missing or incomplete"
         raise RelayError(
-            f"{store.describe(annotations_name(name))}: not a file that a merge wrote"
-            f" ({findings[0].message if findings else 'info.sources is missing'}); merge it again."
+            f"{store.describe(annotations_name(name))}: not a file that a merge wrote ({problem});"
+            " merge it again."
         )
     folders = {
         source: open_images(str(store.path(facts["images"]))) for source, facts in sources.items()
     }
     return SavedDataset(name, dataset, folders, hashlib.sha256(data).hexdigest(), data)
+
+
+def _names_images(sources: Any) -> bool:
+    return isinstance(sources, dict) and all(
+        isinstance(facts, dict) and isinstance(facts.get("images"), str)
+        for facts in sources.values()
+    )
 
 
 def portable(store: LocalStore, location: str) -> str:

@@ -27,6 +27,13 @@ _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 _AT_1, _AT_10, _AT_100 = range(3)
 _IOU_50, _IOU_75 = 0, 5
 
+# What pycocotools reads of each record of the ground truth.
+_NEEDED_KEYS = {
+    "images": ("id",),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area"),
+    "categories": ("id", "name"),
+}
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -139,15 +146,16 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _check(ground_truth: dict[str, Any], detections: Sequence[Detection]) -> None:
-    missing = [k for k in ("images", "annotations", "categories") if k not in ground_truth]
-    if missing:
-        raise RelayError(f"The ground truth has no {missing[0]!r}; give a COCO instances file.")
+    _check_ground_truth(ground_truth)
+    if not isinstance(detections, Sequence):
+        raise RelayError("The detections are no list; give a COCO results file.")
     images = {image["id"] for image in ground_truth["images"]}
     for place, detection in enumerate(detections):
         try:
             numbers = [*detection["bbox"], detection["score"]]
             image, _ = detection["image_id"], detection["category_id"]
             sound = len(numbers) == 5 and bool(np.isfinite(numbers).all())
+            known = image in images
         except (KeyError, TypeError) as error:
             raise RelayError(
                 f"Detection {place} is not a COCO result ({error!r}); each needs image_id,"
@@ -155,11 +163,27 @@ def _check(ground_truth: dict[str, Any], detections: Sequence[Detection]) -> Non
             ) from error
         if not sound:
             raise RelayError(f"Detection {place} has a box or score that is no number: {numbers}.")
-        if image not in images:
+        if not known:
             raise RelayError(
                 f"Detection {place} is of image {image!r}, which the ground truth does not have;"
                 " were these detections made on another dataset?"
             )
+
+
+def _check_ground_truth(ground_truth: dict[str, Any]) -> None:
+    for section, keys in _NEEDED_KEYS.items():
+        records = ground_truth.get(section) if isinstance(ground_truth, dict) else None
+        if not isinstance(records, list):
+            raise RelayError(
+                f"The ground truth has no list of {section!r}; give a COCO instances file."
+            )
+        for place, record in enumerate(records):
+            missing = [k for k in keys if not isinstance(record, dict) or k not in record]
+            if missing:
+                raise RelayError(
+                    f"The ground truth has no {missing[0]!r} in {section}[{place}]; give a COCO"
+                    " instances file."
+                )
 
 
 def _choose_engine(ground_truth: dict[str, Any], asked: str) -> tuple[str, str]:

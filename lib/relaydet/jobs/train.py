@@ -25,6 +25,8 @@ from relaydet.training.run_files import LogLine, RunFiles
 from relaydet.training.sampling import key_samplers
 from relaydet.training.schedule import Schedule
 from relaydet.training.settings import settle
+from relaydet.viewing.charts import loss_chart
+from relaydet.viewing.pictures import Picture, png
 from relaydet.viewing.progress import step_bar
 
 LOG_SECONDS = 60
@@ -45,6 +47,12 @@ class TrainResult:
     """The lines of log.jsonl."""
     where: str
     """The run's folder."""
+
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        """By name: the loss over the steps."""
+        chart = loss_chart(self.log, f"Run {self.run}: {self.step} of {self.total_steps} steps")
+        return {"loss": Picture(png(chart), f"Losses of run {self.run}.")}
 
     def __str__(self) -> str:
         if self.state == "done":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,8 +92,9 @@ def load_newest(store: Store, run: str) -> tuple[Checkpoint | None, list[str]]:
         if not problem:
             try:
                 state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-                problem = f"it cannot be loaded safely ({str(error).splitlines()[0]})"
+            except Exception as error:  # torch raises whatever a broken file provokes
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                problem = f"it cannot be loaded safely ({reason})"
             else:
                 manifest = msgspec.json.decode(store.read(name))
                 return Checkpoint(manifest["step"], state, manifest), skipped

@@ -74,7 +74,7 @@ def load_model(store: Store, run: str) -> ExportedModel:
             frozen=facts["frozen"],
         )
         built.model.load_state_dict(safetensors.torch.load(data))
-    except (msgspec.MsgspecError, KeyError, RuntimeError, SafetensorError) as error:
+    except (msgspec.MsgspecError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise RelayError(
             f"{store.describe(_facts_name(run))}: not a model that relaydet exported ({error!r})."
         ) from error

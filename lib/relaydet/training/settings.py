@@ -23,6 +23,8 @@ _FREE_FIELDS = frozenset(
         "deterministic",
     }
 )
+_ABOVE_ZERO = ("epochs", "batch_size", "learning_rate", "image_size", "micro_batch")
+_ZERO_OR_MORE = ("workers", "max_minutes", "checkpoint_minutes")
 
 
 def settle(
@@ -37,8 +39,10 @@ def settle(
         say: takes the line that tells which model was taken.
 
     Raises:
-        RelayError: the run was started with something else, or the model is unknown.
+        RelayError: the run was started with something else, the model is unknown, or a number
+            makes no sense.
     """
+    _refuse_nonsense(asked)
     if started:
         return _as_started(started, asked)
     model, reason = choose_model(asked.model, device_type)
@@ -51,6 +55,16 @@ def settle(
         learning_rate=asked.learning_rate or recipe.peak_learning_rate(asked.batch_size),
         image_size=asked.image_size or recipe.image_size,
     )
+
+
+def _refuse_nonsense(asked: TrainConfig) -> None:
+    for name in (*_ABOVE_ZERO, *_ZERO_OR_MORE):
+        value = getattr(asked, name)
+        if value is not None and not (value > 0 or (value == 0 and name in _ZERO_OR_MORE)):
+            wanted = "0 or more" if name in _ZERO_OR_MORE else "more than 0"
+            raise RelayError(f"{name.upper()}: {value} makes no sense; take {wanted}.")
+    if not -(2**63) <= asked.seed < 2**63:
+        raise RelayError(f"SEED: {asked.seed} does not fit into 64 bits; take a smaller number.")
 
 
 def _as_started(started: TrainConfig, asked: TrainConfig) -> TrainConfig:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
+
 from relaydet.config import SourceConfig
 from relaydet.data.dataset import EXTRA_KEY, extra_fields, set_extra
 from relaydet.data.formats import coco, hash_annotations, read_source
@@ -238,10 +239,8 @@ odd_bytes = (
 def test_any_bytes_give_a_dataset_or_a_relay_error(data):
     try:
         dataset, _ = coco.decode(data, "src", "file.json")
-    except RelayError as error:
-        assert "file.json" in str(error)
-    else:
-        written = coco.encode(dataset)
-        assert EXTRA_KEY not in json.loads(written)
-        again, _ = coco.decode(written, "src", "file.json")
-        assert (again.images, again.annotations) == (dataset.images, dataset.annotations)
+    except RelayError:
+        return
+    written = coco.encode(dataset)
+    again, _ = coco.decode(written, "src", "file.json")
+    assert (again.images, again.annotations) == (dataset.images, dataset.annotations)

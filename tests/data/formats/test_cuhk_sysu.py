@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
+
 from relaydet.config import SourceConfig
 from relaydet.data.dataset import extra_fields
 from relaydet.data.formats import read_source
 from relaydet.data.formats.cuhk_sysu import read_test, read_test_boxes
 from relaydet.errors import RelayError
-from scipy.io import savemat
 
 BYTE_BOX = np.array([[200, 1, 100, 150]], dtype=np.uint8)  # x + width wraps in uint8
 WIDE_BOX = np.array([[1, 90, 88, 250]], dtype=np.uint16)
@@ -189,5 +190,9 @@ def test_the_real_search_protocol(shared):
     assert (test.boxes.max(axis=1) <= 255).sum() == 1301
     assert test.boxes[:, :2].min(axis=0).tolist() == [1, 1]
     assert (test.boxes[:, :2] + test.boxes[:, 2:]).max(axis=0).tolist() == [800, 800]
-    listed = shared("cuhk_sysu", "splits", "cuhksysu.val").read_text().split()
-    assert {Path(line).name for line in listed} >= set(test.images)
+    train = {
+        Path(line).name
+        for line in shared("cuhk_sysu", "splits", "cuhksysu.train").read_text().split()
+    }
+    assert (len(set(test.images)), len(train)) == (6978, 11_206)
+    assert train.isdisjoint(test.images)

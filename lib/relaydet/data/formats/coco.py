@@ -262,20 +262,23 @@ def _read_record(
     try:
         record = decoder.decode(_ENCODER.encode(fields) if extra else row)
     except msgspec.ValidationError:
-        extra.update(_mend(kind, fields, index, mended))
+        moved, codes = _mend(kind, fields, index)
         record = decoder.decode(_ENCODER.encode(fields))
+        extra.update(moved)
+        mended.update(codes)
     if extra:
         record.extra = extra
     return record
 
 
-def _mend(kind: type, known: Fields, index: int, mended: Counter[str]) -> Fields:
+def _mend(kind: type, known: Fields, index: int) -> tuple[Fields, list[str]]:
     """Replace, in place, values that need not stop a record from being one.
 
     Returns:
-        Values taken out because another type than ours has the right to stand there.
+        Values taken out because another type than ours has the right to stand there, and codes of
+        what was made up.
     """
-    extra = {}
+    extra, codes = {}, []
     for key, expected in _OPTIONAL[kind].items():
         if key in known and _convert_or(known[key], expected, None) is None:
             extra[key] = known.pop(key)
@@ -287,7 +290,7 @@ def _mend(kind: type, known: Fields, index: int, mended: Counter[str]) -> Fields
             key for key in ("width", "height") if _convert_or(known.get(key), Side, None) is None
         ]
         known.update({key: Raw(b"0") for key in bad})
-        mended.update({"size-missing": 1} if bad else {})
+        codes += ["size-missing"] if bad else []
     if kind is Annotation:
         flag = known.get("iscrowd")
         if flag is not None:
@@ -296,11 +299,11 @@ def _mend(kind: type, known: Fields, index: int, mended: Counter[str]) -> Fields
         if "bbox" in known and _convert_or(known.get("area"), float, None) is None:
             _, _, width, height = msgspec.json.decode(known["bbox"], type=Box)
             known["area"] = Raw(msgspec.json.encode(width * height))
-            mended["area-missing"] += 1
+            codes.append("area-missing")
         if "id" not in known:
             known["id"] = Raw(msgspec.json.encode(f"number {index}"))
-            mended["id-missing"] += 1
-    return extra
+            codes.append("id-missing")
+    return extra, codes
 
 
 def _whole(raw: Raw) -> Raw:

@@ -1,0 +1,48 @@
+# make setup     a .venv with everything (about two minutes)
+# make demo      merge, train and evaluate on generated scenes; everything lands in ./work
+# make test      the quick tests        make test-all   the slow ones and the notebooks too
+# make lint      style, types, notebooks without outputs
+# make bench     what is measured, into benchmarks/
+
+PYTHON ?= python3
+STORE ?= work
+BIN := .venv/bin
+NOTEBOOKS := 1_merge_data 2_train 3_evaluate
+
+.PHONY: setup demo test test-all lint bench clean
+
+setup: .venv/.installed
+
+.venv/.installed: requirements.txt pyproject.toml
+	@echo "Installing into .venv (about two minutes, most of it torch) ..."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	@mkdir -p $(STORE)/notebooks
+	@for name in $(NOTEBOOKS); do \
+	  $(BIN)/papermill notebooks/$$name.ipynb $(STORE)/notebooks/$$name.ipynb \
+	    --parameters STORE $(STORE) --log-output --no-progress-bar || exit 1; \
+	done
+	@$(BIN)/relaydet demo --store $(STORE)
+	@echo "The executed notebooks are in $(STORE)/notebooks"
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: setup
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=1200 notebooks
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tests/notebooks/check_stripped.py notebooks/*.ipynb
+
+bench: setup
+	$(BIN)/python benchmarks/merge_speed.py
+
+clean:
+	rm -rf .venv work

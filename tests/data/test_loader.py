@@ -1,0 +1,118 @@
+"""From a dataset to batches: which images and boxes are taken, and that workers change nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from relaydet.data.augment import Augmentation
+from relaydet.data.dataset import Annotation, Category, Dataset, Image
+from relaydet.data.images import open_images
+from relaydet.data.loader import (
+    evaluation_samples,
+    image_batches,
+    training_batches,
+    training_samples,
+)
+from relaydet.data.order import BatchPlan
+
+# id, source, width, height, boxes of objects, boxes of crowds
+ROWS = [
+    (11, "a", 20, 10, [(1, 2, 3, 4), (0, 0, 20, 10)], []),
+    (12, "a", 10, 20, [], []),
+    (13, "b", 12, 12, [(5, 5, 2, 2)], [(0, 0, 9, 9)]),
+    (14, "b", 30, 10, [], [(0, 0, 30, 10)]),
+    (15, "b", 16, 8, [(1.5, 2.25, 3, 4)], []),
+]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The rows as a dataset, and the folders of its images."""
+    images, annotations = [], []
+    for image_id, source, width, height, objects, crowds in ROWS:
+        (tmp_path / source).mkdir(exist_ok=True)
+        colour = (image_id, 2 * image_id, 3 * image_id)
+        PillowImage.new("RGB", (width, height), colour).save(tmp_path / source / f"{image_id}.png")
+        images.append(Image(image_id, f"{source}/{image_id}.png", width, height, source=source))
+        for box, crowd in [(b, 0) for b in objects] + [(b, 1) for b in crowds]:
+            number = len(annotations) + 1
+            area = float(box[2] * box[3])
+            annotations.append(Annotation(number, image_id, 2, tuple(box), area, iscrowd=crowd))
+    folders = {source: open_images(str(tmp_path / source)) for source in ("a", "b")}
+    return Dataset(images, annotations, [Category(1, "car"), Category(2, "person")]), folders
+
+
+@pytest.mark.parametrize(
+    ("include", "ids"),
+    [
+        pytest.param((), [11, 12, 13, 15], id="all sources; crowd-only 14 is left out"),
+        pytest.param(("a",), [11, 12], id="one source; empty 12 is kept"),
+        pytest.param(("a", "b"), [11, 12, 13, 15], id="both by name"),
+        pytest.param(("c",), [], id="unknown source"),
+    ],
+)
+def test_images_to_train_on(made, include, ids):
+    samples = training_samples(*made, include)
+    assert samples.image_ids_M.tolist() == ids
+    assert len(samples) == len(ids)
+
+
+def test_boxes_are_corners_without_crowds(made):
+    samples = training_samples(*made)
+    of_image = np.split(samples.boxes_N4, samples.starts[1:-1])
+    assert [boxes.tolist() for boxes in of_image] == [
+        [[1, 2, 4, 6], [0, 0, 20, 10]],
+        [],
+        [[5, 5, 7, 7]],
+        [[1.5, 2.25, 4.5, 6.25]],
+    ]
+    assert samples.labels_N.tolist() == [2, 2, 2, 2]
+    assert samples.groups_M().tolist() == [0, 1, 0, 0]
+
+
+def batches_of(samples, workers: int, first_step: int = 0):
+    plan = BatchPlan(3, samples.groups_M(), 2, first_step, 6)
+    return list(training_batches(samples, plan, Augmentation(0.5, 0.3, 0.3), workers))
+
+
+def test_samples_are_tensors_of_image_and_objects(made):
+    samples = training_samples(*made)
+    plan = BatchPlan(0, samples.groups_M(), 4, 0, 1)
+    ((*batch,),) = training_batches(samples, plan, Augmentation(flip=0), 0)
+    by_colour = {int(image[0, 0, 0]): (image, target) for image, target in batch}
+    assert sorted(by_colour) == [11, 12, 13, 15]
+    image, target = by_colour[11]
+    assert (image.dtype, tuple(image.shape)) == (torch.uint8, (3, 10, 20))
+    assert image[:, 0, 0].tolist() == [11, 22, 33], "red, green, blue"
+    assert (target["boxes"].dtype, target["labels"].dtype) == (torch.float32, torch.int64)
+    assert target["boxes"].tolist() == [[1, 2, 4, 6], [0, 0, 20, 10]]
+    assert tuple(by_colour[12][1]["boxes"].shape) == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("workers", "first_step"), [(1, 0), (2, 0), (0, 3)], ids=["1 worker", "2 workers", "resumed"]
+)
+def test_workers_and_resuming_change_nothing(made, workers, first_step):
+    samples = training_samples(*made)
+    expected = batches_of(samples, 0)[first_step:]
+    found = batches_of(samples, workers, first_step)
+    assert [len(batch) for batch in found] == [len(batch) for batch in expected]
+    for mine, theirs in zip(sum(found, []), sum(expected, []), strict=True):
+        assert torch.equal(mine[0], theirs[0])
+        assert all(torch.equal(mine[1][key], theirs[1][key]) for key in ("boxes", "labels"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 9])
+def test_every_image_comes_once_to_be_evaluated(made, batch_size):
+    samples = evaluation_samples(*made)
+    seen = {}
+    for indices, images in image_batches(samples, batch_size, workers=0):
+        assert len(indices) <= batch_size
+        seen.update(zip(indices, images, strict=True))
+    assert sorted(seen) == list(range(len(ROWS)))
+    for index, (image_id, _, width, height, *_) in enumerate(ROWS):
+        assert tuple(seen[index].shape) == (3, height, width)
+        assert int(seen[index][0, 0, 0]) == image_id == samples.image_ids_M[index]

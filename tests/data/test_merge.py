@@ -1,0 +1,301 @@
+"""Merging: ids from 1, categories by name, provenance, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET
+from pycocotools.coco import COCO
+
+from relaydet.config import SourceConfig
+from relaydet.data.check import check_source
+from relaydet.data.dataset import Dataset, extra_fields
+from relaydet.data.formats import coco, hash_annotations, read_source
+from relaydet.data.images import open_images
+from relaydet.data.merge import Part, merge
+from relaydet.errors import RelayError
+
+
+def part(file: dict, name: str = "src", **options) -> Part:
+    file = {"images": [], "annotations": [], "categories": [], **file}
+    dataset, _ = coco.decode(json.dumps(file).encode(), name, "file.json")
+    return Part(SourceConfig(name, "coco", f"{name}.json", name, **options), dataset, f"sha-{name}")
+
+
+def image(id=1, **fields) -> dict:
+    return {"id": id, "file_name": f"{id}.jpg", "width": 10, "height": 10, **fields}
+
+
+def annotation(id=1, image_id=1, category_id=1, **fields) -> dict:
+    box = {"bbox": [1, 1, 2, 2], "area": 3.5}
+    return {"id": id, "image_id": image_id, "category_id": category_id, **box, **fields}
+
+
+def category(id=1, name="person", **fields) -> dict:
+    return {"id": id, "name": name, **fields}
+
+
+def street(**options) -> Part:
+    """Image 1 has a person and a car, image 2 a car, image 3 nothing."""
+    return part(
+        {
+            "images": [image(1), image(2), image(3)],
+            "annotations": [annotation(5), annotation(6, 1, 2), annotation(7, 2, 2)],
+            "categories": [category(1), category(2, "car")],
+        },
+        "street",
+        **options,
+    )
+
+
+def indoor(**options) -> Part:
+    """The same ids as the street's, and people called otherwise."""
+    return part(
+        {
+            "images": [image(1)],
+            "annotations": [annotation(5, 1, 2)],
+            "categories": [category(2, "pedestrian", supercategory="human", keypoints=["nose"])],
+        },
+        "indoor",
+        **options,
+    )
+
+
+def merged(*parts: Part, categories=()) -> Dataset:
+    return merge(parts, categories)[0]
+
+
+def names(dataset: Dataset) -> list[str]:
+    return [category.name for category in dataset.categories]
+
+
+@pytest.mark.parametrize(
+    ("categories", "keep_empty", "expected_names", "images", "annotations"),
+    [
+        ((), False, ["person", "car", "pedestrian"], 4, 4),
+        (("person",), False, ["person"], 1, 1),
+        (("person",), True, ["person"], 3, 1),
+        (("car", "person"), False, ["car", "person"], 2, 3),
+        (("pedestrian=person", "person"), False, ["person"], 2, 2),
+        (("person=human", "pedestrian = human"), False, ["human"], 2, 2),
+        (("car=person", "person"), True, ["person"], 3, 3),
+        (("person", "person"), False, ["person"], 1, 1),
+    ],
+)
+def test_categories(categories, keep_empty, expected_names, images, annotations):
+    dataset = merged(street(keep_empty=keep_empty), indoor(), categories=categories)
+    assert names(dataset) == expected_names
+    assert [c.id for c in dataset.categories] == list(range(1, len(expected_names) + 1))
+    assert (len(dataset.images), len(dataset.annotations)) == (images, annotations)
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        (("persn",), r"no source has a category 'persn' \(did you mean person\?\); there are per"),
+        (("Person",), "did you mean person"),
+        (("zzz",), "'zzz'; there are person, car"),
+        (("person=",), "no new name"),
+        (("person=a", "person=b"), "second name beside 'a'"),
+    ],
+)
+def test_categories_that_cannot_be(categories, message):
+    with pytest.raises(RelayError, match=f"CATEGORIES: .*{message}"):
+        merged(street(), categories=categories)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([], "no sources"),
+        ([street(), street()], "Two sources are named 'street'"),
+        ([part({"images": [image()]}, "a/b")], "'a/b' cannot be"),
+        ([part({"images": [image()]}, "..")], "cannot be"),
+        ([part({})], "no image"),
+    ],
+)
+def test_parts_that_cannot_be_merged(parts, message):
+    with pytest.raises(RelayError, match=message):
+        merged(*parts)
+
+
+def test_a_category_named_with_an_equals_sign_is_itself():
+    file = {
+        "images": [image()],
+        "annotations": [annotation()],
+        "categories": [category(name="a=b")],
+    }
+    assert names(merged(part(file), categories=("a=b",))) == ["a=b"]
+
+
+def test_category_fields_come_from_the_first_source_that_has_them():
+    first, second = (
+        {"images": [image()], "annotations": [annotation()], "categories": [category(**fields)]}
+        for fields in ({"keypoints": [1]}, {"supercategory": "x", "keypoints": [2], "new": 3})
+    )
+    dataset, findings = merge([part(first, "one"), part(second, "two")])
+    assert dataset.categories[0].supercategory == "x"
+    assert extra_fields(dataset.categories[0]) == {"keypoints": [1], "new": 3}
+    assert [(f.code, f.source) for f in findings] == [("category-differs", "two")]
+
+
+def test_what_is_left_out_is_counted():
+    _, findings = merge([street(), indoor()], ["person"])
+    assert [(f.code, f.source, f.severity, f.message[:1]) for f in findings] == [
+        ("category-absent", "indoor", "warning", "h"),
+        ("annotation-filtered", "street", "info", "2"),
+        ("image-filtered", "street", "info", "2"),
+        ("annotation-filtered", "indoor", "info", "1"),
+        ("image-filtered", "indoor", "info", "1"),
+    ]
+
+
+def test_provenance_is_written_and_an_earlier_one_kept():
+    earlier = [
+        image(1, source="old", source_id=9),
+        image(2, source={"url": "x"}),
+        image(3, source="old", original_source="older"),
+        image(4),
+    ]
+    dataset = merged(part({"images": earlier, "categories": [category()]}, "new"))
+    assert {(i.source, i.file_name) for i in dataset.images} == {
+        ("new", f"new/{n}.jpg") for n in (1, 2, 3, 4)
+    }
+    assert [i.source_id for i in dataset.images] == [1, 2, 3, 4]
+    assert [extra_fields(i) for i in dataset.images] == [
+        {"original_source": "old", "original_source_id": 9},
+        {"original_source": {"url": "x"}},
+        {"original_source": "older", "original_original_source": "old"},
+        {},
+    ]
+
+
+def test_info_names_the_sources():
+    file = {"images": [image()], "info": {"year": 2017}}
+    dataset = merged(part(file, "a", licence="CC0"), part({"images": [image()]}, "b"))
+    assert dataset.info["sources"]["a"] == {
+        "format": "coco",
+        "annotations": "a.json",
+        "images": "a",
+        "sha256": "sha-a",
+        "licence": "CC0",
+    }
+    assert list(dataset.info["sources"]) == ["a", "b"]
+    assert dataset.info["original_info"] == {"a": {"year": 2017}}
+
+
+def test_licences_survive_a_clash_of_lists():
+    one = {
+        "licenses": [{"id": 1, "name": "A"}, {"id": 2, "name": "B"}],
+        "images": [image(1, license=1), image(2, license=2), image(3, license=7), image(4)],
+    }
+    two = {
+        "licenses": [{"id": 1, "name": "B"}, {"id": "x", "name": "C"}],
+        "images": [image(1, license=1), image(2, license="x"), image(3, license=None)],
+    }
+    dataset, findings = merge([part(one, "one"), part(two, "two")])
+    by_id = {entry["id"]: entry["name"] for entry in dataset.licenses}
+    assert by_id == {1: "A", 2: "B", 3: "C"}
+    licences = [
+        None if i.license is UNSET else json.loads(bytes(i.license)) for i in dataset.images
+    ]
+    assert [by_id.get(licence) for licence in licences] == ["A", "B", None, None, "B", "C", None]
+    assert extra_fields(dataset.images[2]) == {"original_license": 7}
+    assert "license-unlisted" in {f.code for f in findings}
+
+
+def test_merging_changes_no_part_and_repeats_itself():
+    parts = [street(), indoor()]
+    before = [coco.encode(p.dataset) for p in parts]
+    first = coco.encode(merged(*parts, categories=["person"]))
+    assert coco.encode(merged(*parts, categories=["person"])) == first
+    assert [coco.encode(p.dataset) for p in parts] == before
+
+
+segmentations = st.sampled_from([b"[[1.0,2.50, 3e1]]", b'{"counts": "a\\u0041", "size": [1,2]}'])
+odd_ids = st.integers(0, 5) | st.sampled_from(["1", "a"])
+names_of_categories = st.sampled_from(["person", "car", "lamp"])
+
+
+@st.composite
+def coco_files(draw) -> bytes:
+    """A COCO file with its own ids, and segmentations in odd spellings."""
+    images = draw(st.lists(odd_ids, min_size=1, max_size=4, unique=True))
+    categories = draw(st.dictionaries(odd_ids, names_of_categories, min_size=1, max_size=3))
+    annotations = [
+        annotation(
+            number,
+            draw(st.sampled_from(images)),
+            draw(st.sampled_from(list(categories))),
+            iscrowd=draw(st.sampled_from([0, 1])),
+            area=draw(st.floats(0, 1e6)),
+            segmentation=f"SEG{draw(segmentations).decode()}GES",
+            **draw(st.dictionaries(st.sampled_from(["score", "extra"]), st.integers())),
+        )
+        for number in draw(st.lists(st.integers(), max_size=5, unique=True))
+    ]
+    file = {
+        "images": [image(i) for i in images],
+        "annotations": annotations,
+        "categories": [category(i, name) for i, name in categories.items()],
+    }
+    text = json.dumps(file)
+    for raw in ("[[1.0,2.50, 3e1]]", '{"counts": "a\\u0041", "size": [1,2]}'):
+        text = text.replace(json.dumps(f"SEG{raw}GES"), raw)
+    return text.encode()
+
+
+@given(st.lists(coco_files(), min_size=1, max_size=3))
+def test_ids_are_1_to_n_and_nothing_is_lost(files):
+    parts = [
+        Part(SourceConfig(f"s{n}", "coco", "", ""), coco.decode(data, f"s{n}", "file.json")[0], "")
+        for n, data in enumerate(files)
+    ]
+    dataset, _ = merge(parts)
+    for records in (dataset.images, dataset.annotations, dataset.categories):
+        assert [record.id for record in records] == list(range(1, len(records) + 1))
+
+    images = {i.id: (i.source, i.source_id) for i in dataset.images}
+    name_of = {c.id: c.name for c in dataset.categories}
+    expected = [
+        (p.source.name, a.image_id, c.name, a.bbox, a.area, a.iscrowd, a.segmentation, a.extra)
+        for p in parts
+        for a in p.dataset.annotations
+        for c in p.dataset.categories
+        if c.id == a.category_id
+    ]
+    assert expected == [
+        (
+            *(*images[a.image_id], name_of[a.category_id]),
+            *(a.bbox, a.area, a.iscrowd, a.segmentation, a.extra),
+        )
+        for a in dataset.annotations
+    ]
+    written = coco.encode(dataset)
+    assert all(bytes(a.segmentation) in written for a in dataset.annotations)
+    assert coco.encode(coco.decode(written, "merged", "merged.json")[0]) == written
+
+
+def test_real_photos_merge_into_a_file_that_pycocotools_reads(real_source, tmp_path):
+    parts = []
+    for name in ("coco128", "coco_mini"):
+        source = real_source(name)
+        dataset, _ = check_source(read_source(source)[0], name, open_images(source.images))
+        parts.append(Part(source, dataset, hash_annotations(source)))
+    dataset, _ = merge(parts, ["person"])
+    path = tmp_path / "annotations.json"
+    path.write_bytes(coco.encode(dataset))
+
+    reference = COCO(str(path))
+    assert reference.getCatIds() == [1]
+    source_of = {i["id"]: i["source"] for i in reference.loadImgs(reference.getImgIds())}
+    persons = reference.loadAnns(reference.getAnnIds())
+    sources = [source_of[a["image_id"]] for a in persons]
+    assert (sources.count("coco128"), sources.count("coco_mini")) == (259, 172)
+    crowds = [source_of[a["image_id"]] for a in persons if a["iscrowd"]]
+    assert crowds.count("coco128") == 5
+    assert len(dataset.licenses) == 8
+    assert reference.annToMask(persons[0]).any()

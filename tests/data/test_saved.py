@@ -1,0 +1,97 @@
+"""Merged datasets in the store: written, found again, moved, damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import pytest
+
+from relaydet.data.dataset import Annotation, Category, Dataset, Image
+from relaydet.data.findings import Finding
+from relaydet.data.saved import annotations_name, load_dataset, portable, save_dataset
+from relaydet.errors import RelayError
+from relaydet.storage.local import LocalStore
+
+NAME = annotations_name("people")
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = LocalStore(tmp_path / "store")
+    (store.root / "pictures").mkdir()
+    return store
+
+
+def a_dataset(**info) -> Dataset:
+    return Dataset(
+        [Image(1, "a/1.jpg", 20, 10, source="a")],
+        [Annotation(1, 1, 1, (1.0, 2.0, 3.0, 4.0), 12.0)],
+        [Category(1, "person")],
+        {"sources": {"a": {"images": "pictures"}}, **info},
+    )
+
+
+def test_what_was_saved_is_loaded(store):
+    finding = Finding("box-clamped", "info", "a", "a box", "clamped")
+    save_dataset(store, "people", a_dataset(), {"merged": {"images": 1}}, [finding])
+    saved = load_dataset(store, "people")
+    assert saved.dataset == a_dataset()
+    assert saved.folders["a"].root == store.root / "pictures"
+    assert saved.sha256 == hashlib.sha256(store.read(NAME)).hexdigest()
+    report = json.loads(store.read("datasets/people/report.json"))
+    assert report["merged"] == {"images": 1}
+    assert [f["code"] for f in report["findings"]] == ["box-clamped"]
+
+
+def test_a_store_may_be_moved(tiny_demo, tmp_path):
+    moved = LocalStore(shutil.copytree(tiny_demo.root, tmp_path / "elsewhere"))
+    saved = load_dataset(moved, "demo")
+    for image in saved.dataset.images:
+        source, name = image.file_name.split("/", 1)
+        folder = saved.folders[source]
+        assert folder.root.is_relative_to(moved.root)
+        assert folder.exists(name)
+
+
+@pytest.mark.parametrize(
+    ("inside", "recorded"),
+    [(True, "pictures/train"), (False, None)],
+    ids=["inside the store", "outside"],
+)
+def test_locations_are_recorded_so_that_they_move_along(store, tmp_path, inside, recorded):
+    location = (store.root if inside else tmp_path) / "pictures" / "train"
+    assert portable(store, str(location)) == (recorded or str(location))
+
+
+def edited(**changes) -> bytes:
+    file = {"images": [], "annotations": [], "categories": [], "info": {"sources": {}}}
+    return json.dumps({**file, **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param(None, "there is no dataset 'people'.*DATASET", id="missing"),
+        pytest.param(b"", "not valid JSON", id="empty"),
+        pytest.param(edited()[:40], "not valid JSON", id="truncated"),
+        pytest.param(b"[]", r"annotations\.json", id="a list"),
+        pytest.param(edited(info={}), "info.sources is missing", id="not merged"),
+        pytest.param(edited(info={"sources": 3}), "not a file that a merge wrote", id="no sources"),
+        pytest.param(
+            edited(info={"sources": {"a": {}}}), "not a file that a merge wrote", id="no images"
+        ),
+        pytest.param(
+            edited(info={"sources": {"a": {"images": "gone"}}}), "does not exist", id="folder gone"
+        ),
+        pytest.param(
+            edited(annotations=[{"id": 1}]), "not a file that a merge wrote", id="half a record"
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_explained(store, data, message):
+    if data is not None:
+        store.write(NAME, data)
+    with pytest.raises(RelayError, match=message):
+        load_dataset(store, "people")

@@ -1,0 +1,113 @@
+"""Keyed sampling: torchvision's counts, and choices that depend on the position alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from relaydet.model import build_model
+from relaydet.training.sampling import KeyedSampler, Position, key_samplers
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+
+
+def matched(positive: int, negative: int, ignored: int) -> torch.Tensor:
+    """Matches of one image in a shuffled order; positives carry the numbers 1, 2, ..."""
+    labels = torch.cat([torch.arange(1, positive + 1), torch.zeros(negative), -torch.ones(ignored)])
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    return labels[order].long()
+
+
+IMAGES = [matched(9, 60, 5), matched(0, 30, 2), matched(40, 3, 0), matched(9, 60, 5)]
+
+
+def sample(images, step=0, first_image=0, seed=0, stream=4, size=16, fraction=0.25):
+    position = Position(seed)
+    position.enter(step, first_image)
+    positives, negatives = KeyedSampler(size, fraction, stream, position)(images)
+    return [torch.stack(pair) for pair in zip(positives, negatives, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "fraction", "expected"),
+    [
+        pytest.param((20, 100, 10), 16, 0.25, (4, 12), id="plenty of both"),
+        pytest.param((2, 100, 10), 16, 0.25, (2, 14), id="few positives are filled up"),
+        pytest.param((20, 5, 10), 16, 0.25, (4, 5), id="few negatives are not"),
+        pytest.param((0, 100, 0), 16, 0.5, (0, 16), id="no positive"),
+        pytest.param((5, 0, 3), 16, 0.5, (5, 0), id="no negative"),
+        pytest.param((0, 0, 9), 16, 0.5, (0, 0), id="all ignored"),
+        pytest.param((0, 0, 0), 16, 0.5, (0, 0), id="nothing there"),
+        pytest.param((50, 50, 0), 5, 0.5, (2, 3), id="odd size"),
+    ],
+)
+def test_as_many_are_chosen_as_by_torchvision(counts, size, fraction, expected):
+    image = matched(*counts)
+    ((positive, negative),) = sample([image], size=size, fraction=fraction)
+    theirs = BalancedPositiveNegativeSampler(size, fraction)([image])
+    assert (int(positive.sum()), int(negative.sum())) == expected
+    assert [int(mask.sum()) for (mask,) in theirs] == list(expected)
+    assert {mask.dtype for (mask,) in theirs} == {positive.dtype, negative.dtype}
+    assert (image[positive.bool()] >= 1).all()
+    assert (image[negative.bool()] == 0).all()
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (2, 2), (3, 1)], ids=str)
+def test_the_micro_batch_changes_no_choice(sizes):
+    together = sample(IMAGES, step=7)
+    apart, first = [], 0
+    for size in sizes:
+        apart += sample(IMAGES[first : first + size], step=7, first_image=first)
+        first += size
+    assert all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
+
+
+def test_the_global_generators_are_not_read():
+    torch.manual_seed(1)
+    first = sample(IMAGES)
+    torch.rand(100)
+    assert all(torch.equal(a, b) for a, b in zip(first, sample(IMAGES), strict=True))
+
+
+@pytest.mark.parametrize("change", [{"step": 1}, {"first_image": 1}, {"seed": 1}, {"stream": 5}])
+def test_another_position_chooses_others(change):
+    image = [matched(50, 500, 0)]
+    assert not torch.equal(sample(image)[0], sample(image, **change)[0])
+
+
+def test_two_images_of_a_batch_choose_apart():
+    first, *_, last = sample(IMAGES)
+    assert torch.equal(IMAGES[0], IMAGES[-1])
+    assert not torch.equal(first, last)
+
+
+def test_every_candidate_has_the_same_chance_as_in_torchvision():
+    image, steps = matched(10, 40, 10), 500
+    torch.manual_seed(0)
+    theirs = BalancedPositiveNegativeSampler(16, 0.25)
+    ours, reference = torch.zeros(2, len(image)), torch.zeros(2, len(image))
+    for step in range(steps):
+        ours += sample([image], step=step)[0]
+        reference += torch.stack([mask for (mask,) in theirs([image])])
+    share = torch.stack([(image >= 1) * 4 / 10, (image == 0) * 12 / 40])
+    for counted in (ours, reference):
+        torch.testing.assert_close(counted / steps, share, atol=0.11, rtol=0)  # 5 deviations
+
+
+def test_both_samplers_of_a_detector_are_replaced():
+    model = build_model("small", ["person"], "none", image_size=32).model
+    parts = (model.rpn, model.roi_heads)
+    before = [(p.fg_bg_sampler.batch_size_per_image, p.fg_bg_sampler.positive_fraction) for p in parts]
+    position = key_samplers(model, seed=3)
+    after = [p.fg_bg_sampler for p in parts]
+    assert [(s.batch_size_per_image, s.positive_fraction) for s in after] == before
+    assert all(s.position is position for s in after)
+    assert after[0].stream != after[1].stream
+
+
+def test_entering_a_position_keys_the_layers_too():
+    position = Position(seed=1)
+    drawn = {}
+    for place in ((0, 0), (0, 4), (1, 0), (0, 0)):
+        position.enter(*place)
+        drawn.setdefault(place, []).append(float(torch.rand(1)))
+    assert drawn[0, 0][0] == drawn[0, 0][1]
+    assert len({values[0] for values in drawn.values()}) == 3
