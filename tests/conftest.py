@@ -12,7 +12,7 @@ from relaydet.data.demo import write_demo
 from relaydet.jobs.merge import merge
 from relaydet.storage.local import LocalStore
 
-SHARED = (Path(__file__).parents[1] / ".." / "shared").resolve()
+SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
 
 def pytest_runtest_setup(item):
@@ -21,11 +21,16 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="session")
-def shared_folder() -> Path:
-    """Real data and weights beside the repository; skips the test where they are absent."""
-    if not SHARED.is_dir():
-        pytest.skip("../shared is not there")
-    return SHARED
+def shared():
+    """Path of a real file or folder; skips the test, naming it, where it is absent."""
+
+    def find(*parts: str) -> Path:
+        path = SHARED_DATA.joinpath(*parts)
+        if not path.exists():
+            pytest.skip(f"../shared/data/{'/'.join(parts)} is not there")
+        return path
+
+    return find
 
 
 @pytest.fixture(scope="session")

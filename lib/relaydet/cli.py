@@ -15,8 +15,16 @@ from typing import Annotated, Any
 
 import tyro
 
-from relaydet.config import EvaluateConfig, MergeConfig, TrainConfig, load_sources
+from relaydet.config import DEMO, EvaluateConfig, MergeConfig, TrainConfig, load_sources
 from relaydet.errors import RelayError
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeCommand(MergeConfig):
+    """Merge datasets into one COCO file."""
+
+    sources: str = DEMO
+    """Path of a JSON file with a list of sources, or "demo" to generate the demo set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +54,7 @@ class DemoConfig:
 
 
 Command = (
-    Annotated[MergeConfig, tyro.conf.subcommand("merge")]
+    Annotated[MergeCommand, tyro.conf.subcommand("merge")]
     | Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
@@ -61,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="relaydet",
         description=__doc__.split("\n", 1)[0],
         args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
         _run(command)
@@ -71,12 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(command: MergeConfig | TrainConfig | EvaluateConfig | ScoreConfig | DemoConfig) -> None:
+def _run(command: MergeCommand | TrainConfig | EvaluateConfig | ScoreConfig | DemoConfig) -> None:
     match command:
-        case MergeConfig():
+        case MergeCommand():
             from relaydet.jobs.merge import merge
 
-            merge(dataclasses.replace(command, sources=load_sources(command.sources)))
+            sources = load_sources(command.sources)
+            merge(MergeConfig(command.dataset, sources, command.categories, command.store))
         case TrainConfig():
             from relaydet.jobs.train import train
 

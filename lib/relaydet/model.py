@@ -7,28 +7,26 @@ a CPU), or any torchvision classification network that has a pyramid of features
 from __future__ import annotations
 
 import difflib
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import MobileNet_V3_Large_Weights, ResNet50_Weights, detection
-from torchvision.models._api import WeightsEnum
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from relaydet.data.augment import Augmentation
+from relaydet.download import Offer, Published
 from relaydet.errors import RelayError
-from relaydet.weights import Offer, Published, WeightsReport, load_weights
+from relaydet.pyramid import WORKING, build_pyramid
+from relaydet.weights import WeightsReport, load_weights
 
 SMALL = "small"
-STRIDES = (4, 8, 16, 32)
-PROBE_SIZE = (128, 192)  # height and width in pixels: enough for stride 32, cheap on a CPU
 SMALLEST_IMAGE = 32  # pixels: the stride of the coarsest feature map before pooling
 
 
@@ -105,8 +103,9 @@ class _Builder:
     """The last part of the backbone that torchvision's fine-tuning leaves as it is."""
 
 
-def _published(entry: WeightsEnum, epsilon_free: bool = False) -> Published:
-    return Published(entry.url, tuple(entry.meta["categories"]), epsilon_free)
+def _published(entry: Enum, epsilon_free: bool = False) -> Published:
+    """Read a member of one of torchvision's enumerations of weights."""
+    return Published(entry.value.url, tuple(entry.value.meta["categories"]), epsilon_free)
 
 
 _RESNET50 = _published(ResNet50_Weights.IMAGENET1K_V1)
@@ -138,10 +137,7 @@ BUILDERS = {
     ),
 }
 
-_WORKING = (
-    f"{SMALL}, {', '.join(BUILDERS)}, resnet18, mobilenet_v2, efficientnet_b0, convnext_tiny"
-    " or swin_t"
-)
+_WORKING = f"{SMALL}, {', '.join(BUILDERS)}, {WORKING}"
 
 
 def choose_model(name: str, device_type: str) -> tuple[str, str]:
@@ -262,11 +258,11 @@ def _new_detector(name: str, classes: int, sizes: dict[str, int]) -> tuple[Faste
         model = builder.build(weights=None, weights_backbone=None, num_classes=classes, **sizes)
         return model, builder.frozen_until
     if name == SMALL:
-        backbone, _ = _pyramid("resnet18", out_channels=64, coarsest=16)
+        backbone, _ = build_pyramid("resnet18", out_channels=64, coarsest=16)
         anchors: tuple[int, ...] = (10, 20, 40, 80)
         options = _small_options(backbone.out_channels, classes)
     else:
-        backbone, strides = _pyramid(name, out_channels=256)
+        backbone, strides = build_pyramid(name, out_channels=256)
         # 32 pixels on stride 4 up to 512 on the pooled level, as torchvision's.
         anchors = tuple(8 * stride for stride in (*strides, 2 * strides[-1]))
         options = {"num_classes": classes}
@@ -292,73 +288,6 @@ def _small_options(channels: int, classes: int) -> dict[str, object]:
         "rpn_post_nms_top_n_train": 200,
         "rpn_post_nms_top_n_test": 200,
     }
-
-
-class _ChannelsLastPyramid(BackboneWithFPN):
-    """A feature pyramid on a body whose maps are NHWC, as Swin's are."""
-
-    def forward(self, images_NCHW: Tensor) -> dict[str, Tensor]:
-        maps = self.body(images_NCHW)
-        return self.fpn(OrderedDict((k, v.permute(0, 3, 1, 2)) for k, v in maps.items()))
-
-
-def _pyramid(
-    name: str, out_channels: int, coarsest: int = STRIDES[-1]
-) -> tuple[BackboneWithFPN, tuple[int, ...]]:
-    """A classification network as a feature pyramid, and the strides of its levels in pixels."""
-    classifier = torchvision.models.get_model(name, weights=None)
-    trunk = nn.Sequential(_trunk_layers(classifier))
-    channels_last = isinstance(classifier, torchvision.models.SwinTransformer)
-    found = _find_levels(trunk, channels_last)
-    levels = {stride: level for stride, level in found.items() if stride <= coarsest}
-    if len(levels) < 2:
-        raise RelayError(
-            f"MODEL: {name!r} gives no pyramid of feature maps to detect on; take one like"
-            f" {_WORKING}."
-        )
-    pyramid = _ChannelsLastPyramid if channels_last else BackboneWithFPN
-    return_layers = {layer: str(i) for i, (layer, _) in enumerate(levels.values())}
-    channels = [count for _, count in levels.values()]
-    return pyramid(trunk, return_layers, channels, out_channels), tuple(levels)
-
-
-def _trunk_layers(classifier: nn.Module) -> OrderedDict[str, nn.Module]:
-    """The layers of a classification network, in the order in which they run."""
-    for holder in ("features", "layers"):
-        if isinstance(getattr(classifier, holder, None), nn.Sequential):
-            return OrderedDict(getattr(classifier, holder).named_children())
-    layers = OrderedDict(classifier.named_children())
-    if "trunk_output" in layers:  # RegNet keeps its stages one level down
-        stages = OrderedDict(layers["trunk_output"].named_children())
-        return OrderedDict(stem=layers["stem"], **stages)
-    return layers
-
-
-@torch.no_grad()
-def _find_levels(trunk: nn.Sequential, channels_last: bool) -> dict[int, tuple[str, int]]:
-    """Run a dummy image through a trunk and find the last layer at each stride.
-
-    Returns:
-        Stride in pixels -> (name of the layer, its channels), strides ascending.
-    """
-    trunk.eval()
-    levels: dict[int, tuple[str, int]] = {}
-    features = torch.zeros(1, 3, *PROBE_SIZE)
-    for name, layer in trunk.named_children():
-        try:
-            features = layer(features)
-        except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError):
-            break  # past the last feature map: a classifier's head, or not a plain chain of layers
-        if not isinstance(features, Tensor) or features.ndim != 4:
-            break
-        height, channels = features.shape[1 if channels_last else 2], features.shape[-1]
-        channels = channels if channels_last else features.shape[1]
-        # Networks without padding lose a pixel here and there: the nearest power of two it is.
-        stride = 2 ** round(torch.log2(torch.tensor(PROBE_SIZE[0] / height)).item())
-        if stride in STRIDES:
-            levels[stride] = (name, channels)
-    trunk.train()
-    return dict(sorted(levels.items()))
 
 
 def _offer(name: str) -> Offer:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from relaydet.config import EvaluateConfig, MergeConfig, TrainConfig, load_sources
 from relaydet.errors import RelayError
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from relaydet.jobs.evaluate import EvaluateResult
     from relaydet.jobs.merge import MergeResult
     from relaydet.jobs.train import TrainResult
+
+Config = TypeVar("Config", TrainConfig, EvaluateConfig)
 
 # Import name of each package in requirements.txt.
 _NEEDED = (
@@ -62,7 +66,7 @@ def train(**parameters: Any) -> TrainResult:
     check_packages()
     from relaydet.jobs.train import train as run
 
-    return run(TrainConfig(**_as_tuples(parameters)))
+    return run(_as_config(TrainConfig, parameters))
 
 
 def evaluate(**parameters: Any) -> EvaluateResult:
@@ -70,7 +74,7 @@ def evaluate(**parameters: Any) -> EvaluateResult:
     check_packages()
     from relaydet.jobs.evaluate import evaluate as run
 
-    return run(EvaluateConfig(**_as_tuples(parameters)))
+    return run(_as_config(EvaluateConfig, parameters))
 
 
 def show(result: MergeResult | EvaluateResult | TrainResult) -> None:
@@ -82,12 +86,14 @@ def show(result: MergeResult | EvaluateResult | TrainResult) -> None:
         display(picture)
 
 
-def _as_tuples(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Papermill gives lists; a configuration holds tuples. One name may come without a list."""
-    for name in ("include", "runs"):
-        value = parameters.get(name)
-        if isinstance(value, str):
-            parameters[name] = (value,)
-        elif value is not None:
-            parameters[name] = tuple(value)
-    return parameters
+def _as_config(kind: type[Config], parameters: dict[str, Any]) -> Config:
+    """Check the parameters against the configuration's fields; lists become tuples."""
+    for name in ("include", "runs"):  # one name may come without a list
+        if isinstance(parameters.get(name), str):
+            parameters[name] = [parameters[name]]
+    try:
+        return msgspec.convert(parameters, kind)
+    except msgspec.ValidationError as error:
+        place = str(error).partition("`$.")[2].rstrip("`")
+        what = str(error).partition(" - at ")[0]
+        raise RelayError(f"{place.upper()}: {what[:1].lower()}{what[1:]}; mend it.") from error

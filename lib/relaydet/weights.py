@@ -7,58 +7,21 @@ the match that places most tensors wins. What did not fit is said in the `Weight
 from __future__ import annotations
 
 import pickle
-import re
-import socket
-import threading
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlparse
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from relaydet.download import Offer, Published, obtain
 from relaydet.errors import RelayError
+from relaydet.tensor_match import BODY, fit_tensors
 
 CHOICES = ("auto", "coco", "imagenet", "none")
-BODY = "backbone.body."
 PREDICTOR = "roi_heads.box_predictor."
 WRAPPERS = ("model", "state_dict", "model_state_dict")
-CONNECT_SECONDS = 3.0
-STALL_SECONDS = 30.0
-LEAVES = {"weight", "bias", "running_mean", "running_var"}
-
-
-@dataclass(frozen=True)
-class Published:
-    """One file of weights that torchvision publishes."""
-
-    url: str
-    """Address of the file; its last part is its name in torch.hub's cache."""
-    categories: tuple[str, ...] = ()
-    """Names of the classifier's rows; of a detector's box predictor with the background first."""
-    epsilon_free: bool = False
-    """Trained with batch norms that add no epsilon to the variance."""
-
-    @property
-    def file_name(self) -> str:
-        """Name of the file in torch.hub's cache."""
-        return Path(urlparse(self.url).path).name
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What is published for a model, and what `auto` makes of it."""
-
-    coco: Published | None = None
-    """A whole detector trained on COCO."""
-    imagenet: Published | None = None
-    """A backbone trained on ImageNet."""
-    scratch_reason: str = ""
-    """Why `auto` starts this model from scratch; empty where it should not."""
 
 
 @dataclass(frozen=True)
@@ -110,20 +73,6 @@ class WeightsReport:
         return line
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Which tensor of a file goes where in a detector."""
-
-    how: str
-    """by name, or by position."""
-    placed: dict[str, str]
-    """Name in the detector -> name in the file, where the shapes agree."""
-    other_shape: tuple[str, ...] = ()
-    """Names in the detector that the file has too, in another shape."""
-    surplus: tuple[str, ...] = ()
-    """Names in the file that belong to the backbone's layers but that ours does not have."""
-
-
 def load_weights(
     detector: nn.Module, model_name: str, choice: str, offer: Offer, categories: Sequence[str]
 ) -> WeightsReport:
@@ -155,7 +104,7 @@ def load_weights(
             " imagenet, none or a file's path, or for coco one of the models resnet50_fpn,"
             " resnet50_fpn_v2, mobilenet_v3_large_fpn, mobilenet_v3_large_320_fpn."
         )
-    path_found, reason = _obtain(published)
+    path_found, reason = obtain(published)
     if path_found is None:
         raise RelayError(
             f"WEIGHTS: the {choice} weights of {model_name!r} are not on this machine and cannot"
@@ -196,26 +145,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def fit_tensors(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Fit:
-    """Find the placement of a file's tensors in a detector that fits most of them.
-
-    Tried are the names as they are and as names of the backbone's body, each with every leading
-    part of the file's names dropped ("module.", "features.", ...), and then the backbone's tensors
-    one by one in their order.
-
-    Args:
-        tensors: name -> tensor, of the file.
-        targets: name -> tensor, of the detector.
-    """
-    best = Fit("by name", {})
-    for prefix in _leading_parts(tensors):
-        for start in ("", BODY):
-            fit = _fit_by_name(tensors, targets, prefix, start)
-            best = max(best, fit, key=lambda fit: len(fit.placed))
-    by_position = _fit_by_position(tensors, targets)
-    return max(best, by_position, key=lambda fit: len(fit.placed))
-
-
 def _load_auto(
     detector: nn.Module, model_name: str, offer: Offer, categories: Sequence[str]
 ) -> WeightsReport:
@@ -226,7 +155,7 @@ def _load_auto(
     for source, published in (("coco", offer.coco), ("imagenet", offer.imagenet)):
         if published is None:
             continue
-        path, reason = _obtain(published)
+        path, reason = obtain(published)
         if path is not None:
             report = _load_file(detector, model_name, path, published, categories)
             return replace(report, source=source, reason=reason)
@@ -324,48 +253,6 @@ def _part(name: str) -> str:
     return name.removeprefix("backbone.").split(".")[0]
 
 
-def _layer(name: str) -> str:
-    """The layer of the backbone that a tensor is in; empty where it is in none."""
-    return name.removeprefix(BODY).split(".")[0] if name.startswith(BODY) else ""
-
-
-def _leading_parts(names: Mapping[str, Tensor]) -> Iterator[str]:
-    """What may have to be dropped from a file's names: up to three leading parts of each."""
-    parts = [name.split(".") for name in names]
-    yield ""
-    for depth in (1, 2, 3):
-        yield from sorted({".".join(p[:depth]) + "." for p in parts if len(p) > depth})
-
-
-def _fit_by_name(
-    tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor], prefix: str, start: str
-) -> Fit:
-    renamed = {start + name.removeprefix(prefix): name for name in tensors}
-    known = {name: old for name, old in renamed.items() if name in targets}
-    placed = {n: old for n, old in known.items() if targets[n].shape == tensors[old].shape}
-    layers = {_layer(name) for name in targets if name.startswith(BODY)}
-    unknown = (name for name in renamed if name not in targets and _layer(name) in layers)
-    other_shape = (name for name in known if name not in placed)
-    return Fit("by name", placed, tuple(other_shape), tuple(unknown))
-
-
-def _fit_by_position(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Fit:
-    """The backbone's tensors in order, where the file begins with just these shapes."""
-    body = [name for name in targets if name.startswith(BODY)]
-    pairs = dict(zip(body, tensors, strict=False))
-    same = len(pairs) == len(body) and all(
-        targets[name].shape == tensors[old].shape and _same_kind(name, old)
-        for name, old in pairs.items()
-    )
-    return Fit("by position", pairs if same else {})
-
-
-def _same_kind(name: str, name_in_file: str) -> bool:
-    """A batch norm's four tensors share one shape, so only their names tell them apart."""
-    leaf = name_in_file.rpartition(".")[2]
-    return leaf not in LEAVES or leaf == name.rpartition(".")[2]
-
-
 def _pick_rows(
     tensors: Mapping[str, Tensor],
     targets: Mapping[str, Tensor],
@@ -405,48 +292,3 @@ def _fold_epsilon(tensors: Mapping[str, Tensor], detector: nn.Module) -> dict[st
         if isinstance(module, nn.BatchNorm2d) and key in folded:
             folded[key] = folded[key] - module.eps
     return folded
-
-
-def _obtain(published: Published) -> tuple[Path | None, str]:
-    """The file in torch.hub's cache, downloaded where it can be; or None, and why."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / published.file_name
-    if path.is_file():
-        return path, "already downloaded"
-    if not _is_reachable(published.url):
-        host = urlparse(published.url).hostname
-        return None, f"offline: no connection to {host} within {CONNECT_SECONDS:g} s"
-    digest = re.search(r"-([0-9a-f]{8,})\.", published.file_name)
-    patience = socket.getdefaulttimeout()
-    # torch.hub sets no timeout of its own: a stalled download would hold the session for ever.
-    socket.setdefaulttimeout(STALL_SECONDS)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(published.url, str(path), digest[1] if digest else None)
-    except (OSError, RuntimeError) as error:
-        return None, f"the download of {published.url} failed: {error}"
-    finally:
-        socket.setdefaulttimeout(patience)
-    return path, "downloaded"
-
-
-def _is_reachable(url: str) -> bool:
-    """Whether the address's host, or the proxy in front of it, takes a connection soon.
-
-    In a thread of its own, because a name look-up has no timeout and may block for minutes.
-    """
-    address = urlparse(url)
-    proxy = urllib.request.getproxies().get(address.scheme)
-    if proxy and not urllib.request.proxy_bypass(address.hostname or ""):
-        address = urlparse(proxy if "://" in proxy else f"http://{proxy}")
-    port = address.port or (443 if address.scheme == "https" else 80)
-    connected = threading.Event()
-
-    def connect() -> None:
-        with suppress(OSError):
-            socket.create_connection((address.hostname, port), CONNECT_SECONDS).close()
-            connected.set()
-
-    attempt = threading.Thread(target=connect, daemon=True)
-    attempt.start()
-    attempt.join(CONNECT_SECONDS)
-    return connected.is_set()

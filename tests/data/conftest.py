@@ -1,29 +1,13 @@
-"""What the tests of data share: the real files, and small COCO files."""
+"""What the tests of data share: small COCO files, and real sources."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from relaydet.config import SourceConfig
 from relaydet.data.formats import coco
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-
-
-@pytest.fixture
-def shared():
-    """Path of a real file or folder; skips the test, naming it, where it is absent."""
-
-    def find(*parts: str) -> Path:
-        path = SHARED_DATA.joinpath(*parts)
-        if not path.exists():
-            pytest.skip(f"shared/data/{'/'.join(parts)} is absent")
-        return path
-
-    return find
 
 
 @pytest.fixture

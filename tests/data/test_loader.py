@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -100,7 +102,7 @@ def test_workers_and_resuming_change_nothing(made, workers, first_step):
     expected = batches_of(samples, 0)[first_step:]
     found = batches_of(samples, workers, first_step)
     assert [len(batch) for batch in found] == [len(batch) for batch in expected]
-    for mine, theirs in zip(sum(found, []), sum(expected, []), strict=True):
+    for mine, theirs in zip(chain(*found), chain(*expected), strict=True):
         assert torch.equal(mine[0], theirs[0])
         assert all(torch.equal(mine[1][key], theirs[1][key]) for key in ("boxes", "labels"))
 

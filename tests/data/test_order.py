@@ -46,6 +46,16 @@ def test_keys_tell_the_epoch():
     assert [{epoch for epoch, _ in batch} for batch in plan] == [{0}] * 3 + [{1}] * 3
 
 
+@pytest.mark.parametrize(
+    ("epoch", "batches"),
+    [(0, [[5, 6], [3, 7], [2, 0], [4, 1]]), (1, [[0, 4], [1, 7], [6, 5], [2, 3]])],
+)
+def test_the_order_never_changes(epoch, batches):
+    """A run that was started with another version goes on with the same batches."""
+    groups = np.array([0, 1, 0, 0, 1, 0, 0, 1])
+    assert [batch.tolist() for batch in epoch_batches(7, epoch, groups, 2)] == batches
+
+
 @pytest.mark.parametrize(("seed", "epoch"), [(1, 0), (0, 1)], ids=["seed", "epoch"])
 def test_seed_and_epoch_change_the_order(seed, epoch):
     groups = np.zeros(40, int)

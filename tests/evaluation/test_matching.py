@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from relaydet.evaluation.matching import match
 
 
@@ -58,7 +59,11 @@ def test_matches(truths, detections, right, wrong, missed):
 
 @pytest.mark.parametrize(
     ("options", "counts"),
-    [({"min_score": 0.95}, (0, 0, 1)), ({"min_iou": 0.6}, (0, 1, 1)), ({"min_iou": 0.3}, (1, 0, 0))],
+    [
+        ({"min_score": 0.95}, (0, 0, 1)),
+        ({"min_iou": 0.6}, (0, 1, 1)),
+        ({"min_iou": 0.3}, (1, 0, 0)),
+    ],
     ids=str,
 )
 def test_thresholds(options, counts):

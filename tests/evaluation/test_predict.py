@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from relaydet.data.loader import evaluation_samples
 from relaydet.data.saved import load_dataset
 from relaydet.evaluation.predict import predict
-from torch import nn
 
 
 class WholeImage(nn.Module):
@@ -36,11 +37,15 @@ def test_predictions_are_coco_results_in_the_datasets_order(tiny_demo, batch_siz
         for image in saved.dataset.images
         for result in (
             {
-                **{"image_id": image.id, "category_id": 1, "score": 0.75},
+                "image_id": image.id,
+                "category_id": 1,
+                "score": 0.75,
                 "bbox": [0, 0, image.width, image.height],
             },
             {
-                **{"image_id": image.id, "category_id": 2, "score": 0.5},
+                "image_id": image.id,
+                "category_id": 2,
+                "score": 0.5,
                 "bbox": [x / 4 for x in (image.width, image.height) * 2],
             },
         )

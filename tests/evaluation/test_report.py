@@ -6,6 +6,7 @@ import base64
 import re
 
 import pytest
+
 from relaydet.evaluation.report import SHOWN, metrics_table, report_page
 
 METRICS = {
@@ -19,7 +20,9 @@ EVIL = "<script>alert(1)</script>&\"'"
 def test_the_table_lines_up(names):
     header, *rows = metrics_table([(name, METRICS) for name in names]).splitlines()
     assert header.split() == ["run", *SHOWN]
-    assert [row.startswith(name) for row, name in zip(rows, names, strict=True)] == [True] * len(rows)
+    assert [row.startswith(name) for row, name in zip(rows, names, strict=True)] == [True] * len(
+        rows
+    )
     assert [row.split()[-len(SHOWN) :] for row in rows] == [CELLS] * len(names)
     assert {len(row) for row in rows} == {len(header)}
 

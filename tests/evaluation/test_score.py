@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
 from relaydet.errors import RelayError
 from relaydet.evaluation.score import score, score_per_source
 
@@ -31,10 +32,9 @@ def pycocotools_stats(truth: dict, detections: list[dict]) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def published(shared_folder):
-    folder = shared_folder / "data" / "cocoapi_val2014_100"
+def published(shared):
     files = ("instances_val2014_100.json", "instances_val2014_fakebbox100_results.json")
-    return [json.loads((folder / name).read_text()) for name in files]
+    return [json.loads(shared("cocoapi_val2014_100", name).read_text()) for name in files]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -43,12 +43,23 @@ def test_the_published_numbers_of_cocoapi(published, engine):
     assert list(found) == list(NAMES)
     assert found == pytest.approx(pycocotools_stats(*published), abs=1e-12, rel=0)
     precise = {
-        **{"AP": 0.5045806987249628, "AP50": 0.6969727247, "AP75": 0.5729816670},
-        **{"APs": 0.5856257209, "APm": 0.5193996948, "APl": 0.5013978986},
+        "AP": 0.5045806987249628,
+        "AP50": 0.6969727247,
+        "AP75": 0.5729816670,
+        "APs": 0.5856257209,
+        "APm": 0.5193996948,
+        "APl": 0.5013978986,
     }
     assert {name: found[name] for name in precise} == pytest.approx(precise, abs=1e-9, rel=0)
     # As pycocoEvalDemo.ipynb prints them.
-    recalls = {"AR1": 0.387, "AR10": 0.594, "AR100": 0.595, "ARs": 0.640, "ARm": 0.566, "ARl": 0.564}
+    recalls = {
+        "AR1": 0.387,
+        "AR10": 0.594,
+        "AR100": 0.595,
+        "ARs": 0.640,
+        "ARm": 0.566,
+        "ARl": 0.564,
+    }
     assert {name: round(found[name], 3) for name in recalls} == recalls
 
 
@@ -71,8 +82,12 @@ def random_case(seed: int, categories: int = 3) -> tuple[dict, list[dict]]:
             category = int(rng.integers(1, categories + 1))
             crowd = int(rng.random() < 0.15)
             annotation = {
-                **{"id": len(annotations) + 1, "image_id": image["id"], "category_id": category},
-                **{"bbox": box, "area": float(area), "iscrowd": crowd},
+                "id": len(annotations) + 1,
+                "image_id": image["id"],
+                "category_id": category,
+                "bbox": box,
+                "area": float(area),
+                "iscrowd": crowd,
             }
             if rng.random() < 0.1:
                 annotation["ignore"] = 1
@@ -82,7 +97,8 @@ def random_case(seed: int, categories: int = 3) -> tuple[dict, list[dict]]:
                 moved[2:] = np.abs(moved[2:])
                 detections.append(
                     {
-                        **{"image_id": image["id"], "bbox": moved.tolist()},
+                        "image_id": image["id"],
+                        "bbox": moved.tolist(),
                         "category_id": category if rng.random() < 0.9 else categories + 1,
                         "score": float(rng.choice([0.25, 0.5, 0.5, rng.random()])),
                     }
@@ -126,8 +142,12 @@ def one_object(**changes) -> dict:
         "images": [{"id": 1, "width": 100, "height": 100}],
         "annotations": [
             {
-                **{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0},
-                **{"bbox": [10, 10, 40, 40], "area": 1600},
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "iscrowd": 0,
+                "bbox": [10, 10, 40, 40],
+                "area": 1600,
             }
         ],
         "categories": [{"id": 1, "name": "person"}],
@@ -151,9 +171,10 @@ FOUND = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 40], "score": 0.9
 def test_nothing_there_is_told_from_nothing_found(truth, detections, there, not_there, engine):
     found = score(truth, detections, engine)
     absent = {"APs", "APl", "ARs", "ARl"}
-    assert found.metrics == {name: not_there if name in absent else there for name in NAMES}
+    expected = {name: not_there if name in absent else there for name in NAMES}
+    assert found.metrics == pytest.approx(expected, abs=1e-12)
     assert found.per_category == {"person": found.metrics}
-    assert found.curve().tolist() == [max(there, 0.0)] * 101
+    assert found.curve() == pytest.approx(np.full(101, max(there, 0.0)), abs=1e-12)
 
 
 def test_each_category_as_if_it_were_alone():
@@ -198,9 +219,9 @@ def with_ids(*ids) -> dict:
         (one_object(), "pycocotools", "pycocotools", "asked for"),
         (with_ids(0), "auto", "pycocotools", "not unique and positive"),
         (with_ids(3, 3), "auto", "pycocotools", "not unique and positive"),
-        (with_ids("a"), "auto", "pycocotools", "not unique and positive"),
+        (with_ids(1.5), "auto", "pycocotools", "not unique and positive"),
     ],
-    ids=["clean", "asked", "id 0", "ids twice", "id a string"],
+    ids=["clean", "asked", "id 0", "ids twice", "id and a half"],
 )
 def test_the_engine_is_chosen_and_told(truth, asked, engine, reason):
     found = score(truth, [FOUND], asked)
@@ -238,6 +259,9 @@ def broken(section: str, **changes) -> dict:
         pytest.param(broken("images", id=None), [FOUND], "'id'", id="image without id"),
         pytest.param(broken("annotations", area=None), [FOUND], "'area'", id="no area"),
         pytest.param(broken("annotations", bbox=None), [FOUND], "'bbox'", id="no box"),
+        pytest.param(broken("annotations", id="a"), [FOUND], "no number", id="id a word"),
+        pytest.param(broken("annotations", bbox=[1, 2]), [FOUND], "no number", id="half a box"),
+        pytest.param(broken("annotations", bbox=7), [FOUND], "no number", id="box a number"),
         pytest.param(broken("categories", name=None), [FOUND], "'name'", id="no name"),
         pytest.param(one_object(), None, "list", id="detections are null"),
         pytest.param(one_object(), {}, "list", id="detections are an object"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from relaydet.errors import RelayError
 from relaydet.runtime import device as module
 from relaydet.runtime.device import choose_device

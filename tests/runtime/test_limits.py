@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+
 from relaydet.runtime.limits import StopRequest, stop_on_signals
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+
 from relaydet.errors import RelayError
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import open_store
@@ -16,7 +17,9 @@ def store(tmp_path):
 
 
 def files_in(store) -> list[str]:
-    return sorted(p.relative_to(store.root).as_posix() for p in store.root.rglob("*") if p.is_file())
+    return sorted(
+        p.relative_to(store.root).as_posix() for p in store.root.rglob("*") if p.is_file()
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"abc", bytes(range(256)) * 5000], ids=["0", "3", "1280000"])

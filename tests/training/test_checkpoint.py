@@ -11,6 +11,7 @@ import re
 
 import pytest
 import torch
+
 from relaydet.errors import RelayError
 from relaydet.storage.local import LocalStore
 from relaydet.training.checkpoint import folder_of, load_newest, save_checkpoint
@@ -82,7 +83,9 @@ def with_fields(**fields):
 
 
 def without(field):
-    return lambda data: json.dumps({k: v for k, v in json.loads(data).items() if k != field}).encode()
+    return lambda data: json.dumps(
+        {k: v for k, v in json.loads(data).items() if k != field}
+    ).encode()
 
 
 @pytest.mark.parametrize(
@@ -114,8 +117,6 @@ def test_a_torn_checkpoint_is_skipped_and_named(two, kind, tear, reason):
     assert torch.equal(found.state["model"]["w"], torch.full((3, 2), 10.0))
     assert "step-00000020.json" in skipped
     assert re.search(reason, skipped)
-
-
 
 
 def test_both_torn_is_as_if_nothing_were_there(two):

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+
 from relaydet.config import TrainConfig
 from relaydet.errors import RelayError
 from relaydet.model import build_model
@@ -43,7 +44,10 @@ def test_the_same_detector_comes_back(store, built):
 def test_a_metric_is_noted_beside_the_others(store):
     record_ap(store, "night", "heldout", {"AP": 0.5})
     record_ap(store, "night", "street", {"AP": 0.25})
-    assert load_model(store, "night").facts["ap"] == {"heldout": {"AP": 0.5}, "street": {"AP": 0.25}}
+    assert load_model(store, "night").facts["ap"] == {
+        "heldout": {"AP": 0.5},
+        "street": {"AP": 0.25},
+    }
 
 
 def flip_a_bit(store):

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+
 from relaydet.errors import RelayError
 from relaydet.model import build_model, recipe_of
 from relaydet.runtime.device import Device
 from relaydet.training.loop import build_optimizer, to_device, train_steps
 from relaydet.training.sampling import Position, key_samplers
 from relaydet.training.schedule import Schedule
-from torch import nn
 
 CPU = Device(torch.device("cpu"), "CPU", torch.float32, "for a test")
 SCHEDULE = Schedule("cosine", peak=0.5, total_steps=8, warmup_steps=0)

@@ -6,6 +6,7 @@ import json
 from datetime import datetime, timezone
 
 import pytest
+
 from relaydet.config import TrainConfig
 from relaydet.errors import RelayError
 from relaydet.storage.local import LocalStore
@@ -46,7 +47,10 @@ def test_the_status_is_what_the_design_says(files, tmp_path):
     updated = datetime.fromisoformat(status.pop("updated"))
     assert abs((datetime.now(timezone.utc) - updated).total_seconds()) < 60
     assert status == {
-        **{"state": "paused", "step": 5, "total_steps": 40, "epoch": 1},
+        "state": "paused",
+        "step": 5,
+        "total_steps": 40,
+        "epoch": 1,
         "reason": "MAX_MINUTES=1 are over",
     }
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+
 from relaydet.model import build_model
 from relaydet.training.sampling import KeyedSampler, Position, key_samplers
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 
 def matched(positive: int, negative: int, ignored: int) -> torch.Tensor:
@@ -95,7 +96,9 @@ def test_every_candidate_has_the_same_chance_as_in_torchvision():
 def test_both_samplers_of_a_detector_are_replaced():
     model = build_model("small", ["person"], "none", image_size=32).model
     parts = (model.rpn, model.roi_heads)
-    before = [(p.fg_bg_sampler.batch_size_per_image, p.fg_bg_sampler.positive_fraction) for p in parts]
+    before = [
+        (p.fg_bg_sampler.batch_size_per_image, p.fg_bg_sampler.positive_fraction) for p in parts
+    ]
     position = key_samplers(model, seed=3)
     after = [p.fg_bg_sampler for p in parts]
     assert [(s.batch_size_per_image, s.positive_fraction) for s in after] == before

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from relaydet.training.schedule import Schedule, learning_rate
 
 STEPS = Schedule("steps", peak=2.0, total_steps=120, warmup_steps=10)
@@ -38,4 +41,4 @@ def test_the_rate_is_positive_and_falls_after_the_warm_up(kind, total, warmup):
     rates = [learning_rate(schedule, step) for step in range(total)]
     assert all(0 < rate <= 1 for rate in rates)
     after = rates[warmup:]
-    assert all(later <= earlier for earlier, later in zip(after, after[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(after))

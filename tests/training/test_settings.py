@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from relaydet.config import TrainConfig
 from relaydet.errors import RelayError
 from relaydet.training.settings import settle
@@ -48,7 +49,9 @@ STARTED = settle(
     [
         pytest.param({}, id="nothing given"),
         pytest.param({"epochs": 7, "seed": 5, "model": "small"}, id="the same given again"),
-        pytest.param({"include": ("a",), "image_size": 128, "learning_rate": 1e-3}, id="decided ones"),
+        pytest.param(
+            {"include": ("a",), "image_size": 128, "learning_rate": 1e-3}, id="decided ones"
+        ),
     ],
 )
 def test_a_resumed_run_keeps_what_it_was_started_with(asked):

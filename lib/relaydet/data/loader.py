@@ -5,6 +5,7 @@ Shape suffixes: C channels, H height, W width, N boxes, M images, 4 corners (x1,
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -136,7 +137,7 @@ def training_batches(
         batch_sampler=plan,
         num_workers=workers,
         collate_fn=_as_list,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
     )
     return iter(loader)
@@ -165,7 +166,7 @@ def image_batches(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_as_list,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
     yield from zip(batches, loader, strict=True)
 
@@ -174,8 +175,10 @@ def _as_list(samples: list[Sample]) -> list[Sample]:
     return samples
 
 
-def _one_thread(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
+    """A worker has one core, and dies when told to: pausing is for the main process alone."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _to_tensor(image_HWC: np.ndarray) -> torch.Tensor:

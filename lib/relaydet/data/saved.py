@@ -61,7 +61,7 @@ def load_dataset(store: LocalStore, name: str) -> SavedDataset:
         )
     data = store.read(annotations_name(name))
     dataset, findings = coco.decode(data, name, store.describe(annotations_name(name)))
-    sources = dataset.info.get("sources")
+    sources: Any = dataset.info.get("sources")
     if findings or not _names_images(sources):
         problem = findings[0].message if findings else "info.sources is missing or incomplete"
         raise RelayError(

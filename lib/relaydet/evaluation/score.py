@@ -13,6 +13,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,9 +155,9 @@ def _check(ground_truth: dict[str, Any], detections: Sequence[Detection]) -> Non
         try:
             numbers = [*detection["bbox"], detection["score"]]
             image, _ = detection["image_id"], detection["category_id"]
-            sound = len(numbers) == 5 and bool(np.isfinite(numbers).all())
+            sound = len(numbers) == 5 and all(map(math.isfinite, numbers))
             known = image in images
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise RelayError(
                 f"Detection {place} is not a COCO result ({error!r}); each needs image_id,"
                 " category_id, bbox and score."
@@ -184,6 +185,14 @@ def _check_ground_truth(ground_truth: dict[str, Any]) -> None:
                     f"The ground truth has no {missing[0]!r} in {section}[{place}]; give a COCO"
                     " instances file."
                 )
+    for annotation in ground_truth["annotations"]:
+        box = annotation["bbox"]
+        numbers = [annotation["id"], annotation["area"], *(box if isinstance(box, list) else [])]
+        if len(numbers) != 6 or not all(isinstance(n, int | float) for n in numbers):
+            raise RelayError(
+                f"The ground truth's annotation {annotation['id']!r} has an id, area or bbox that"
+                f" is no number: {numbers}; give a COCO instances file."
+            )
 
 
 def _choose_engine(ground_truth: dict[str, Any], asked: str) -> tuple[str, str]:

@@ -50,6 +50,8 @@ def _device(asked: str) -> tuple[torch.device, str]:
         return torch.device("cpu"), "no GPU is attached"
     try:
         device = torch.device(asked)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("neither cpu, cuda nor mps")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]

@@ -10,18 +10,18 @@ from relaydet.errors import RelayError
 
 
 class LocalStore:
-    """Files below one folder, each written whole: temporary file, fsync, rename."""
+    """Files below one folder, each written whole: temporary file, fsync, rename.
+
+    The folder itself is made by the first write."""
 
     def __init__(self, folder: str | Path) -> None:
         self.root = Path(folder).expanduser().absolute()
         self.location = str(folder)
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        there = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not there.is_dir():
             raise RelayError(
-                f"STORE {folder}: the folder cannot be made ({error.strerror}); give a folder"
-                " that you may write to."
-            ) from error
+                f"STORE {folder}: cannot be a folder, since {there} is a file; choose another."
+            )
 
     def path(self, name: str) -> Path:
         """Where a file of that name is."""

@@ -92,6 +92,8 @@ def load_newest(store: Store, run: str) -> tuple[Checkpoint | None, list[str]]:
         if not problem:
             try:
                 state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            except MemoryError:
+                raise  # says nothing about the file
             except Exception as error:  # torch raises whatever a broken file provokes
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
                 problem = f"it cannot be loaded safely ({reason})"

@@ -1,0 +1,97 @@
+import json
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from relaydet.config import EvaluateConfig, MergeConfig, TrainConfig
+from relaydet.data.demo import write_demo
+from relaydet.errors import RelayError
+from relaydet.jobs.evaluate import evaluate
+from relaydet.jobs.merge import merge
+from relaydet.jobs.train import train
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with two datasets of one and two sources, and a run trained for a moment."""
+    folder = tmp_path_factory.mktemp("store")
+    street, search, inhouse = write_demo(folder / "scenes", sizes=(8, 4, 4))
+    for name, sources in {"both": (street, search), "heldout": (inhouse,)}.items():
+        merge(MergeConfig(name, sources, ("person",), str(folder)), say=quiet)
+    merge(MergeConfig("cars", (street,), ("car",), str(folder)), say=quiet)
+    config = TrainConfig("one", "both", store=str(folder), model="small", epochs=1, image_size=64)
+    train(config, say=quiet)
+    return folder
+
+
+@pytest.fixture
+def config(store):
+    return EvaluateConfig(runs=("one",), dataset="both", store=str(store), report="r")
+
+
+def test_files_agree_with_each_other_and_with_pycocotools(store, config):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    result = evaluate(config, say=quiet)
+    folder = store / "runs/one/evaluations/both"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    truth = COCO(str(store / "datasets/both/annotations.json"))
+    reference = COCOeval(truth, truth.loadRes(str(folder / "detections.json")), "bbox")
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    assert [metrics[name] for name in result.runs[0].scores.metrics] == pytest.approx(
+        list(reference.stats), abs=1e-12
+    )
+    assert set(metrics["per_source"]) == {"street", "search"}
+    assert set(metrics["per_category"]) == {"person"}
+    assert metrics["counts"]["images"] == len(truth.imgs)
+    model = json.loads((store / "runs/one/model.json").read_text())
+    assert model["ap"]["both"]["AP50"] == metrics["AP50"]
+
+
+def test_a_second_call_takes_the_detections_that_are_there(config):
+    evaluate(config, say=quiet)
+    said = []
+    evaluate(config, say=said.append)
+    assert "are there already" in said[0]
+
+
+def test_report_is_one_file_with_the_table_and_the_pictures(store, config):
+    evaluate(replace(config, report="page"), say=quiet)
+    page = (store / "comparisons/page/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "<td>one</td>" in page
+    assert "http" not in page.replace("<!doctype html>", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runs": ("none",)}, "no exported model"),
+        ({"runs": ()}, "RUNS is empty"),
+        ({"dataset": "none"}, "there is no dataset"),
+        ({"dataset": "cars"}, "nothing to compare"),
+    ],
+)
+def test_mistakes(config, changes, message):
+    with pytest.raises(RelayError, match=message):
+        evaluate(replace(config, **changes), say=quiet)
+
+
+def test_no_detections_at_all_give_zero(store, config):
+    evaluate(config, say=quiet)
+    folder = store / "runs/one/evaluations/both"
+    kept = (folder / "detections.json").read_bytes()
+    (folder / "detections.json").write_bytes(msgspec.json.encode([]))
+    try:
+        result = evaluate(config, say=quiet)
+    finally:
+        (folder / "detections.json").write_bytes(kept)
+    assert result.runs[0].scores.metrics["AP50"] == 0

@@ -1,0 +1,240 @@
+"""The command line: mistakes are one line and exit code 2, and leave everything as it was."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from scipy.io import savemat
+
+from relaydet.cli import main
+
+COCO_FILE = {
+    "images": [{"id": 1, "file_name": "1.png", "width": 20, "height": 10}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0}
+    ],
+    "categories": [{"id": 1, "name": "person"}],
+}
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with a good source, its COCO file and a results file, to break one thing in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "store").mkdir()
+    Image.new("RGB", (20, 10)).save(tmp_path / "images" / "1.png")
+    write(tmp_path / "coco.json", COCO_FILE)
+    write(tmp_path / "results.json", [])
+    write_source(tmp_path)
+    return tmp_path
+
+
+def write(path, value) -> None:
+    path.write_text(json.dumps(value))
+
+
+def write_source(folder, **changes) -> None:
+    source = {"name": "a", "format": "coco", "annotations": "coco.json", "images": "images"}
+    write(folder / "sources.json", [{**source, **changes}])
+
+
+def write_mat(folder) -> None:
+    (folder / "annotation").mkdir()
+    savemat(folder / "annotation" / "Images.mat", {"Other": np.zeros(1)})
+    savemat(folder / "annotation" / "pool.mat", {"pool": np.zeros(1)})
+    write_source(folder, format="cuhk_sysu", annotations="annotation")
+
+
+def files_below(folder) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refusal(capsys, folder, command: str) -> str:
+    """Run a command that must be refused; the one line that it printed on standard error."""
+    before = files_below(folder)
+    assert main(command.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("relaydet: ")
+    assert "Traceback" not in line
+    assert files_below(folder) == before
+    return line
+
+
+MERGE = "merge --sources sources.json --store store"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "command", "message"),
+    [
+        pytest.param(
+            lambda w: (w / "sources.json").unlink(),
+            MERGE,
+            "sources.json: .*No such",
+            id="no sources",
+        ),
+        pytest.param(
+            lambda w: (w / "sources.json").write_text("[{"), MERGE, "sources.json", id="half a list"
+        ),
+        pytest.param(
+            lambda w: write(w / "sources.json", []), MERGE, "sources is empty", id="empty list"
+        ),
+        pytest.param(
+            lambda w: write_source(w, fromat="coco"),
+            MERGE,
+            "unknown key 'fromat'",
+            id="misspelt key",
+        ),
+        pytest.param(
+            lambda w: write_source(w, format="cocoo"), MERGE, "did you mean coco", id="wrong format"
+        ),
+        pytest.param(
+            lambda w: write_source(w, annotations="x.json"), MERGE, "x.json", id="no annotations"
+        ),
+        pytest.param(
+            lambda w: write_source(w, images="nowhere"),
+            MERGE,
+            "does not exist",
+            id="no image folder",
+        ),
+        pytest.param(
+            lambda w: (w / "coco.json").write_text(json.dumps(COCO_FILE)[:90]),
+            *(MERGE, "coco.json: not valid JSON"),
+            id="truncated JSON",
+        ),
+        pytest.param(
+            lambda w: write(w / "coco.json", {**COCO_FILE, "images": []}),
+            *(MERGE, "source a: "),
+            id="empty dataset",
+        ),
+        pytest.param(write_mat, MERGE, "Images.mat: has no variable Img", id="mat without Img"),
+        pytest.param(
+            lambda w: (w / "images" / "1.png").unlink(),
+            MERGE,
+            "none of its 1 images",
+            id="no image",
+        ),
+        pytest.param(
+            None, f"{MERGE} --categories persn", "did you mean person", id="category not found"
+        ),
+        pytest.param(None, "merge --store coco.json", "STORE coco.json", id="store is a file"),
+        pytest.param(None, "merge --store gs://b/p", "folders only", id="store is a bucket"),
+        pytest.param(
+            None, "train --dataset none --store store", "no dataset 'none'", id="unknown dataset"
+        ),
+        pytest.param(
+            None, "train --model yolo --store store", "no model 'yolo'", id="unknown model"
+        ),
+        pytest.param(
+            None, "train --batch-size 0 --store store", "BATCH_SIZE: 0", id="batch of nothing"
+        ),
+        pytest.param(
+            None, "train --device cuda:99 --store store", "DEVICE cuda:99", id="no such device"
+        ),
+        pytest.param(
+            None,
+            "evaluate --dataset none --store store",
+            "no dataset 'none'",
+            id="evaluate on none",
+        ),
+        pytest.param(None, "score no.json results.json", "no.json: cannot be read", id="no file"),
+        pytest.param(
+            lambda w: (w / "results.json").write_text("[{"),
+            *("score coco.json results.json", "results.json: not valid JSON"),
+            id="truncated results",
+        ),
+        pytest.param(
+            None, "score results.json results.json", "ground truth has no list", id="no truth"
+        ),
+        pytest.param(None, "score coco.json coco.json", "detections are no list", id="no results"),
+        pytest.param(
+            None, "score coco.json results.json --engine x", "Engine 'x'", id="unknown engine"
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_changes_nothing(workplace, capsys, spoil, command, message):
+    if spoil:
+        spoil(workplace)
+    line = refusal(capsys, workplace, command)
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        pytest.param(
+            "train --weights w.safetensors", "w.safetensors", id="weights that fit nothing"
+        ),
+        pytest.param("train --weights nowhere.pth", "nowhere.pth", id="no such weights"),
+        pytest.param("train --include streat", "no source 'streat'", id="unknown source"),
+        pytest.param("train --image-size 8", "8 pixels is too small", id="tiny images"),
+        pytest.param(
+            "evaluate --runs none", "'none' has no exported model", id="run without model"
+        ),
+    ],
+)
+def test_mistakes_about_a_good_dataset(tiny_demo, tmp_path, monkeypatch, capsys, command, message):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_demo.root, tmp_path / "store")
+    safetensors.numpy.save_file({"other.weight": np.zeros(3, np.float32)}, "w.safetensors")
+    assert message in refusal(capsys, tmp_path, f"{command} --store store")
+
+
+def test_merging_again_with_a_mistake_keeps_the_dataset(workplace, capsys):
+    assert main(MERGE.split()) == 0
+    assert (workplace / "store" / "datasets" / "demo" / "annotations.json").is_file()
+    (workplace / "images" / "1.png").unlink()
+    capsys.readouterr()
+    refusal(capsys, workplace, MERGE)
+
+
+RESULT = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.5}
+
+
+@pytest.mark.parametrize(("results", "ap"), [([RESULT], 1.0), ([], 0.0)], ids=["found", "empty"])
+def test_score_prints_json_alone(workplace, capsys, results, ap):
+    write(workplace / "results.json", results)
+    assert main(["score", "coco.json", "results.json", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["AP"] == pytest.approx(ap)
+    assert printed["per_category"]["person"]["AP"] == pytest.approx(ap)
+    assert printed["engine"]
+    assert len(printed) == 14
+
+
+def test_score_prints_a_table(workplace, capsys):
+    assert main(["score", "coco.json", "results.json", "--verify"]) == 0
+    header, row, engine = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["run", "AP"]
+    assert row.split()[:2] == ["results", "0.000"]
+    assert engine.startswith("engine: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("--help", 0),
+        ("merge --help", 0),
+        ("train --help", 0),
+        ("evaluate --help", 0),
+        ("score --help", 0),
+        ("demo --help", 0),
+        ("", 2),
+        ("fly", 2),
+        ("train --colour red", 2),
+        ("train --epochs many", 2),
+        ("score coco.json", 2),
+    ],
+)
+def test_help_and_wrong_flags(workplace, command, code):
+    before = files_below(workplace)
+    with pytest.raises(SystemExit) as stopped:
+        main(command.split())
+    assert stopped.value.code == code
+    assert files_below(workplace) == before

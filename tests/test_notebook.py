@@ -1,0 +1,122 @@
+"""What a notebook hands over: its parameters as a configuration, its mistakes as one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from relaydet import notebook
+from relaydet.config import EvaluateConfig, MergeConfig, SourceConfig, TrainConfig
+from relaydet.errors import RelayError
+from relaydet.viewing.pictures import Picture
+
+SOURCE = {"name": "a", "format": "coco", "annotations": "a.json", "images": "a"}
+
+
+@pytest.fixture
+def handed_over(monkeypatch):
+    """The configurations that reach the jobs."""
+    configs = []
+    for job in ("merge", "train", "evaluate"):
+        monkeypatch.setattr(f"relaydet.jobs.{job}.{job}", configs.append)
+    return configs
+
+
+@pytest.mark.parametrize(
+    ("sources", "categories", "expected"),
+    [
+        pytest.param("demo", [], ("demo", ()), id="as committed"),
+        pytest.param("demo", ["person", "car"], ("demo", ("person", "car")), id="a list"),
+        pytest.param("demo", {"ped": "person"}, ("demo", ("ped=person",)), id="a mapping"),
+        pytest.param([SOURCE], (), ((SourceConfig(**SOURCE),), ()), id="a list of sources"),
+    ],
+)
+def test_merge_parameters(handed_over, sources, categories, expected):
+    notebook.merge("people", sources, categories, "work")
+    assert handed_over == [MergeConfig("people", *expected, "work")]
+
+
+@pytest.mark.parametrize(
+    ("job", "given", "expected"),
+    [
+        pytest.param("train", {}, TrainConfig(), id="train, nothing"),
+        pytest.param(
+            "train",
+            {"include": ["a", "b"], "epochs": 3},
+            TrainConfig(include=("a", "b"), epochs=3),
+            id="train, a list",
+        ),
+        pytest.param("train", {"include": "a"}, TrainConfig(include=("a",)), id="train, one name"),
+        pytest.param("train", {"include": []}, TrainConfig(), id="train, an empty list"),
+        pytest.param(
+            "evaluate", {"runs": ["a", "b"]}, EvaluateConfig(runs=("a", "b")), id="evaluate, a list"
+        ),
+        pytest.param("evaluate", {"runs": "ab"}, EvaluateConfig(runs=("ab",)), id="evaluate, one"),
+    ],
+)
+def test_train_and_evaluate_parameters(handed_over, job, given, expected):
+    getattr(notebook, job)(**given)
+    assert handed_over == [expected]
+    assert hash(handed_over[0]) == hash(expected), "no list is left in it"
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ("nowhere.json", "nowhere.json: the list of sources cannot be read"),
+        ([], "the list of sources is empty"),
+        ([{"name": "a"}], "not a list of sources"),
+        ([{**SOURCE, "fromat": "coco"}], "unknown key 'fromat'"),
+        ([{**SOURCE, "offset": "one"}], "not a list of sources"),
+        ({"a": SOURCE}, "not a list of sources"),
+        ([SOURCE, "demo"], "not a list of sources"),
+        (None, "not a list of sources"),
+    ],
+    ids=str,
+)
+def test_mistakes_in_sources_are_explained(handed_over, sources, message):
+    with pytest.raises(RelayError, match=message) as caught:
+        notebook.merge("people", sources, [], "work")
+    assert caught.value._render_traceback_() == [f"RelayError: {caught.value}"]
+    assert "\n" not in str(caught.value)
+    assert handed_over == []
+
+
+@pytest.mark.parametrize(
+    ("call", "parameters", "message"),
+    [
+        ("train", {"epochs": "3"}, "^EPOCHS: expected `int | null`, got `str`"),
+        ("train", {"include": [1]}, "^INCLUDE"),
+        ("evaluate", {"runs": 3}, "^RUNS: expected `array`"),
+    ],
+)
+def test_parameters_of_another_type_are_named(handed_over, call, parameters, message):
+    with pytest.raises(RelayError, match=message.replace("|", r"\|")):
+        getattr(notebook, call)(**parameters)
+    assert handed_over == []
+
+
+def test_missing_packages_are_named(monkeypatch, handed_over):
+    monkeypatch.setattr(notebook, "_NEEDED", ("json", "no_such_package"))
+    with pytest.raises(RelayError, match="missing: no_such_package; run %pip install"):
+        notebook.train()
+    assert handed_over == []
+
+
+def test_ipython_shows_the_sentence_alone(capsys):
+    shell_module = pytest.importorskip("IPython.core.interactiveshell")
+    shell = shell_module.InteractiveShell()
+    shell.run_cell("from relaydet.errors import RelayError\nraise RelayError('STORE x: mend it.')")
+    assert capsys.readouterr().out.splitlines() == ["RelayError: STORE x: mend it."]
+
+
+def test_pictures_are_shown_with_their_captions(monkeypatch, capsys):
+    display = pytest.importorskip("IPython.display")
+    shown = []
+    monkeypatch.setattr(display, "display", shown.append)
+
+    class Result:
+        pictures = {"loss": Picture(b"1", "the loss"), "sizes": Picture(b"2", "the sizes")}  # noqa: RUF012
+
+    notebook.show(Result())
+    assert shown == list(Result.pictures.values())
+    assert capsys.readouterr().out.splitlines() == ["the loss", "the sizes"]
