@@ -7,6 +7,9 @@
 PYTHON ?= python3
 STORE ?= work
 BIN := .venv/bin
+# papermill writes what a notebook prints to a file; a pipe shows it as it comes.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 NOTEBOOKS := 1_merge_data 2_train 3_evaluate
 
 .PHONY: setup demo test test-all lint bench clean
@@ -23,7 +26,8 @@ demo: setup
 	@mkdir -p $(STORE)/notebooks
 	@for name in $(NOTEBOOKS); do \
 	  $(BIN)/papermill notebooks/$$name.ipynb $(STORE)/notebooks/$$name.ipynb \
-	    --parameters STORE $(STORE) --log-output --no-progress-bar || exit 1; \
+	    --parameters STORE $(STORE) --no-progress-bar --log-level ERROR \
+	    --stdout-file /dev/stdout | cat || exit 1; \
 	done
 	@$(BIN)/relaydet demo --store $(STORE)
 	@echo "The executed notebooks are in $(STORE)/notebooks"

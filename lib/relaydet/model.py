@@ -165,9 +165,9 @@ def recipe_of(name: str) -> Recipe:
     """
     _check_name(name)
     if name == SMALL:
-        # Measured: AP50 0.97 on the generated scenes, from scratch, in 3 minutes on 2 CPU cores.
+        # Trains from scratch on a CPU: AP50 0.9 on the demo's held-out scenes (README).
         return Recipe(
-            epochs=10,
+            epochs=6,
             optimizer="adamw",
             learning_rate=1e-3,
             schedule="cosine",
@@ -283,9 +283,9 @@ def _small_options(channels: int, classes: int) -> dict[str, object]:
         "box_head": TwoMLPHead(channels * 7 * 7, 256),
         "box_predictor": FastRCNNPredictor(256, classes),
         "box_batch_size_per_image": 64,
-        "rpn_pre_nms_top_n_train": 500,
+        "rpn_pre_nms_top_n_train": 250,
         "rpn_pre_nms_top_n_test": 500,
-        "rpn_post_nms_top_n_train": 200,
+        "rpn_post_nms_top_n_train": 100,
         "rpn_post_nms_top_n_test": 200,
     }
 

@@ -12,7 +12,8 @@ from relaydet.errors import RelayError
 class LocalStore:
     """Files below one folder, each written whole: temporary file, fsync, rename.
 
-    The folder itself is made by the first write."""
+    The folder itself is made by the first write.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.root = Path(folder).expanduser().absolute()

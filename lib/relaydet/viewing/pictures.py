@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -12,7 +12,7 @@ from PIL import Image
 class Picture:
     """A picture with what it shows; a notebook shows the picture itself."""
 
-    png: bytes
+    png: bytes = field(repr=False)
     caption: str
 
     def _repr_png_(self) -> bytes:

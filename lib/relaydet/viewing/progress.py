@@ -30,5 +30,10 @@ def step_bar(label: str, total: int, done: int) -> tqdm:
 
 def _style() -> dict[str, Any]:
     """On a terminal a moving bar; in a log file or a headless notebook a line now and then."""
-    live = sys.stderr.isatty()
-    return {"mininterval": 0.3 if live else 10, "dynamic_ncols": live, "file": sys.stdout}
+    live = sys.stdout.isatty()
+    return {
+        "mininterval": 0.3 if live else 10,
+        "delay": 1,  # what is done within a second needs no bar
+        "dynamic_ncols": live,
+        "file": sys.stdout,
+    }
