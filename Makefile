@@ -19,7 +19,7 @@ setup: .venv/.installed
 .venv/.installed: requirements.txt pyproject.toml
 	@echo "Installing into .venv (about two minutes, most of it torch) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 demo: setup
@@ -29,8 +29,11 @@ demo: setup
 	    --parameters STORE $(STORE) --no-progress-bar --log-level ERROR \
 	    --stdout-file /dev/stdout | cat || exit 1; \
 	done
-	@$(BIN)/relaydet demo --store $(STORE)
-	@echo "The executed notebooks are in $(STORE)/notebooks"
+	@echo
+	@echo "Report:              $(STORE)/comparisons/demo/report.html"
+	@echo "Weights, log:        $(STORE)/runs/demo"
+	@echo "Datasets, drawn:     $(STORE)/datasets/demo, $(STORE)/datasets/demo_heldout"
+	@echo "Executed notebooks:  $(STORE)/notebooks"
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not gpu"

@@ -35,8 +35,8 @@ def light(
     rng: np.random.Generator, picture: Image.Image, domain: Domain, place: Place
 ) -> np.ndarray:
     """Light, weather and camera: tint, gradient, night, haze, blur and noise."""
-    if rng.random() < 0.6:
-        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.75))))
+    if rng.random() < 0.4:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.6))))
     image = np.asarray(picture, dtype=np.float32) / 255
     warm = rng.normal(domain.warmth, 0.06)
     image = image * np.array([1 + warm, 1, 1 - warm], dtype=np.float32)
@@ -44,8 +44,8 @@ def light(
     across = np.linspace(-1, 1, place.width, dtype=np.float32)[None, :, None]
     down = np.linspace(-1, 1, place.height, dtype=np.float32)[:, None, None]
     image = image * (1 + slope_x * across + slope_y * down)
-    image = np.clip(image * rng.uniform(0.75, 1.2), 0, 1) ** rng.uniform(0.8, 1.3)
-    sigma = rng.uniform(0.004, 0.022)
+    image = np.clip(image * rng.uniform(0.8, 1.15), 0, 1) ** rng.uniform(0.85, 1.2)
+    sigma = rng.uniform(0.003, 0.014)
     weather = rng.random()
     if weather < domain.night:
         glow = 1 - 0.5 * np.hypot(across - rng.uniform(-0.8, 0.8), down * 0.7)

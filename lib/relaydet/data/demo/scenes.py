@@ -70,7 +70,7 @@ def _people(
             # Uniform in the logarithm: as many small people as the perspective would show.
             tall = place.height * np.exp(rng.uniform(*np.log(domain.person_height)))
             x = rng.uniform(0.0, 1.0) * place.width
-            if things and rng.random() < 0.15:
+            if things and rng.random() < 0.1:
                 friend = pick(rng, things)
                 tall = friend.height * rng.uniform(0.94, 1.06)
                 x = friend.x + tall * rng.uniform(0.2, 0.45) * pick(rng, (-1, 1))

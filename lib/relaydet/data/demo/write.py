@@ -19,7 +19,7 @@ from relaydet.data.demo.cuhk_files import Seen, cast_of, search_boxes, search_na
 from relaydet.data.demo.domains import INHOUSE, SEARCH, STREET, Domain, generator
 from relaydet.data.demo.scenes import draw_scene
 
-VERSION = 5
+VERSION = 6
 LICENCE = "CC0-1.0"
 STREET_CATEGORIES = {"person": 1, "car": 3, "lamp": 14}
 INHOUSE_CATEGORIES = {"person": 17}
