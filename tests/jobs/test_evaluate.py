@@ -23,7 +23,7 @@ def store(tmp_path_factory):
     street, search, inhouse = write_demo(folder / "scenes", sizes=(8, 4, 4))
     for name, sources in {"both": (street, search), "heldout": (inhouse,)}.items():
         merge(MergeConfig(name, sources, ("person",), str(folder)), say=quiet)
-    merge(MergeConfig("cars", (street,), ("car",), str(folder)), say=quiet)
+    merge(MergeConfig("figures", (street,), ("person=figure",), str(folder)), say=quiet)
     config = TrainConfig("one", "both", store=str(folder), model="small", epochs=1, image_size=64)
     train(config, say=quiet)
     return folder
@@ -77,7 +77,7 @@ def test_report_is_one_file_with_the_table_and_the_pictures(store, config):
         ({"runs": ("none",)}, "no exported model"),
         ({"runs": ()}, "RUNS is empty"),
         ({"dataset": "none"}, "there is no dataset"),
-        ({"dataset": "cars"}, "nothing to compare"),
+        ({"dataset": "figures"}, "nothing to compare"),
     ],
 )
 def test_mistakes(config, changes, message):
