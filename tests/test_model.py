@@ -211,3 +211,14 @@ def test_mistakes_are_explained(name, options, message):
         warnings.simplefilter("ignore")
         with pytest.raises(RelayError, match=message):
             new(name, **options)
+
+
+@pytest.mark.parametrize("name", ["small", "mobilenet_v3_large_320_fpn"])
+def test_proposals_are_not_rounded_to_bfloat16(name):
+    """A box at 1029..1034 would become 1032..1032, and the person's loss no number."""
+    model = new(name).model
+    seen = []
+    model.roi_heads.register_forward_pre_hook(lambda _, given: seen.extend(given[1]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        one_step(model)
+    assert {proposals.dtype for proposals in seen} == {torch.float32}

@@ -116,6 +116,18 @@ class EvaluateConfig:
     """auto, cpu, cuda, cuda:1, mps."""
 
 
+def check_name(parameter: str, name: str) -> None:
+    """Refuse a name that is no single folder's: it becomes one in the store.
+
+    Raises:
+        RelayError: the name is empty, hidden, or leads elsewhere.
+    """
+    if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
+        raise RelayError(
+            f"{parameter} {name!r}: cannot be the name of a folder; use letters, digits, - and _."
+        )
+
+
 def load_sources(
     value: str | list[dict[str, Any]] | tuple[SourceConfig, ...],
 ) -> str | tuple[SourceConfig, ...]:

@@ -16,6 +16,7 @@ import torchvision
 from torch import nn
 from torchvision.models import MobileNet_V3_Large_Weights, ResNet50_Weights, detection
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
@@ -62,6 +63,18 @@ class Recipe:
     def peak_learning_rate(self, batch_size: int) -> float:
         """The peak learning rate for a batch size in images: linear in it for sgd."""
         return self.learning_rate * (batch_size / 16 if self.optimizer == "sgd" else 1)
+
+
+class Float32BoxCoder(BoxCoder):
+    """torchvision's box coder, decoding in float32 under autocast too.
+
+    torchvision decodes in the type of the deltas. In bfloat16 a box would be rounded to 1 pixel
+    from 128 on and to 4 from 512 on, and so would the ground truth that it is compared with.
+    """
+
+    def decode_single(self, rel_codes: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """Boxes [N, 4 * classes] as corners in pixels, from deltas and reference boxes [N, 4]."""
+        return super().decode_single(rel_codes.float(), boxes.float())
 
 
 @dataclass(frozen=True)
@@ -233,6 +246,8 @@ def build_model(
         # Only the CPU's generator: torch.manual_seed would also disturb the GPUs'.
         torch.default_generator.manual_seed(seed)
         model, frozen_until = _new_detector(name, len(categories) + 1, sizes)
+    for part in (model.rpn, model.roi_heads):
+        part.box_coder = Float32BoxCoder(part.box_coder.weights)
     report = load_weights(model, name, weights, _offer(name), categories)
     frozen = report.source != "none" if frozen is None else frozen
     if frozen:

@@ -42,7 +42,7 @@ def check_packages() -> None:
 def merge(
     dataset: str,
     sources: str | list[dict[str, Any]],
-    categories: Sequence[str] | Mapping[str, str],
+    categories: str | Sequence[str] | Mapping[str, str],
     store: str,
 ) -> MergeResult:
     """Merge with the parameters of 1_merge_data.
@@ -56,6 +56,8 @@ def merge(
     check_packages()
     from relaydet.jobs.merge import merge as run
 
+    if isinstance(categories, str):
+        categories = [categories]
     if isinstance(categories, Mapping):
         categories = [f"{old}={new}" for old, new in categories.items()]
     return run(MergeConfig(dataset, load_sources(sources), tuple(categories), store))

@@ -90,3 +90,16 @@ def test_half_an_image_is_refused():
     Image.fromarray(noise).save(file, "JPEG")
     with pytest.raises(RelayError, match=r"x\.jpg: the image cannot be read"):
         decode_rgb(file.getvalue()[:1500], "x.jpg")
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_a_jpeg_that_was_cut_off_has_no_header(tmp_path, keep):
+    path = tmp_path / "cut.jpg"
+    Image.effect_noise((64, 48), 60).convert("RGB").save(path)
+    data = path.read_bytes()
+    assert open_images(str(tmp_path)).size("cut.jpg") == (64, 48)
+    path.write_bytes(data + b"maker's notes")
+    assert open_images(str(tmp_path)).size("cut.jpg") == (64, 48)
+    path.write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(RelayError, match=r"cut\.jpg"):
+        open_images(str(tmp_path)).size("cut.jpg")

@@ -19,6 +19,7 @@ from relaydet.data.loader import (
     training_samples,
 )
 from relaydet.data.order import BatchPlan
+from relaydet.errors import RelayError
 
 # id, source, width, height, boxes of objects, boxes of crowds
 ROWS = [
@@ -118,3 +119,22 @@ def test_every_image_comes_once_to_be_evaluated(made, batch_size):
     for index, (image_id, _, width, height, *_) in enumerate(ROWS):
         assert tuple(seen[index].shape) == (3, height, width)
         assert int(seen[index][0, 0, 0]) == image_id == samples.image_ids_M[index]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_went_bad_is_one_sentence(made, workers):
+    dataset, folders = made
+    (folders["a"].root / "11.png").write_bytes(b"no image")
+    samples = training_samples(dataset, folders)
+    plan = BatchPlan(0, samples.groups_M(), 4, 0, 1)
+    with pytest.raises(RelayError, match=r"11\.png") as caught:
+        list(training_batches(samples, plan, Augmentation(), workers))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_slivers_without_a_size_in_float32_are_left_out(made):
+    dataset, folders = made
+    sliver = Annotation(99, 12, 2, (640.0, 1.0, 1e-6, 3.0), 3e-6)
+    dataset.annotations.append(sliver)
+    samples = training_samples(dataset, folders)
+    assert (samples.boxes_N4[:, 2:] > samples.boxes_N4[:, :2]).all()

@@ -20,7 +20,7 @@ NAME = annotations_name("people")
 @pytest.fixture
 def store(tmp_path):
     store = LocalStore(tmp_path / "store")
-    (store.root / "pictures").mkdir()
+    (store.root / "pictures").mkdir(parents=True)
     return store
 
 

@@ -155,6 +155,38 @@ def test_another_batch_size_is_refused_on_a_resume(store):
         train_quietly(config(store, "fixed", batch_size=2))
 
 
+def test_a_value_that_is_not_taken_is_named(store):
+    train_quietly(config(store, "kept", seed=5, max_minutes=0.0))
+    said = []
+    train(config(store, "kept", seed=0, max_minutes=0.0), say=said.append)
+    assert "SEED: 5, as the run was started, and not 0" in said
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(store):
+    train_quietly(config(store, "torn", max_minutes=0.0))
+    for path in (store / "runs/torn/checkpoints").glob("*.pt"):
+        path.write_bytes(b"torn")
+    with pytest.raises(RelayError, match="none can be used"):
+        train_quietly(config(store, "torn"))
+
+
+def test_an_error_that_nobody_expected_is_in_the_status(store, monkeypatch):
+    def fail(*_args, **_more):
+        raise RuntimeError("the GPU fell off the bus")
+
+    monkeypatch.setattr("relaydet.jobs.train.train_steps", fail)
+    with pytest.raises(RuntimeError):
+        train_quietly(config(store, "broken"))
+    status = msgspec.json.decode((store / "runs/broken/status.json").read_bytes())
+    assert (status["state"], status["reason"]) == ("failed", "the GPU fell off the bus")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden"])
+def test_a_run_name_that_is_no_folder_is_refused(store, name):
+    with pytest.raises(RelayError, match=r"^RUN"):
+        train_quietly(config(store, name))
+
+
 def test_a_dataset_that_changed_is_refused_on_a_resume(store, tmp_path):
     train_quietly(config(store, "moved", max_minutes=0.0))
     annotations = store / "datasets/tiny/annotations.json"

@@ -57,7 +57,7 @@ def test_nothing_there(store):
 
 
 def test_only_the_newest_two_are_kept(store):
-    for step in (5, 10, 100_000_000, 15):
+    for step in (5, 10, 15, 100_000_000):
         save_checkpoint(store, RUN, step, state(step), {})
     assert load_newest(store, RUN)[0].step == 100_000_000
     assert store.names(folder_of(RUN)) == sorted(
@@ -183,3 +183,12 @@ def test_a_save_that_did_not_arrive_is_an_error_and_the_old_ones_stay(two, tmp_p
     with pytest.raises(RelayError, match=r"step-00000030\.pt: its \.pt file has .* check the disk"):
         save_checkpoint(Forgetful(tmp_path), RUN, 30, state(30), {})
     assert load_newest(two, RUN)[0].step == 20
+
+
+def test_rejected_ones_beyond_do_not_push_out_the_new_one(two):
+    for step in (10, 20):
+        two.path(name_of(step, "pt")).write_bytes(b"torn")
+    save_checkpoint(two, RUN, 3, state(3), {})
+    found, skipped = load_newest(two, RUN)
+    assert found.step == 3
+    assert skipped == []

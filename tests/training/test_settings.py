@@ -18,7 +18,7 @@ def quiet(line: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "device_type", "model", "epochs", "rate", "image_size"),
     [
-        pytest.param({}, "cpu", "small", 10, 1e-3, 128, id="auto on a CPU"),
+        pytest.param({}, "cpu", "small", 6, 1e-3, 128, id="auto on a CPU"),
         pytest.param({}, "cuda", "resnet50_fpn", 12, 0.01, 800, id="auto on a GPU"),
         pytest.param(
             {"batch_size": 16}, "cuda", "resnet50_fpn", 12, 0.02, 800, id="rate follows the batch"

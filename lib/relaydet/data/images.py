@@ -10,6 +10,7 @@ pixels as stored. `Header.orientation` tells where a viewer would turn the image
 from __future__ import annotations
 
 import io
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from relaydet.errors import RelayError
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = 1
+TAIL_BYTES = 64  # some cameras write a little behind the end of a JPEG
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class ImageFolder:
             raise RelayError(_unreadable(str(self.root / name), error)) from error
 
     def header(self, name: str) -> Header:
-        """Size and orientation from the first bytes of an image file, without decoding it.
+        """Size and orientation of an image file, without decoding it unless it seems cut off.
 
         Raises:
             RelayError: the file cannot be read as an image, or the name leads out of the folder.
@@ -87,6 +89,8 @@ class ImageFolder:
         path = self.path(name)
         try:
             with PillowImage.open(path) as image:
+                if image.format == "JPEG" and not _ends_whole(path):
+                    image.load()
                 return Header(image.width, image.height, _orientation(image))
         except Exception as error:  # Pillow's format plugins raise whatever a broken file provokes
             raise RelayError(_unreadable(str(path), error)) from error
@@ -118,6 +122,13 @@ def open_images(location: str) -> ImageFolder:
         f"{location}: the image folder {what}; give the folder that the file names in the"
         " annotations start from."
     )
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether a JPEG's end marker is where it should be; a half-copied file has none there."""
+    with path.open("rb") as file:
+        file.seek(-min(TAIL_BYTES, path.stat().st_size), os.SEEK_END)
+        return b"\xff\xd9" in file.read()
 
 
 def decode_rgb(data: bytes, name: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from relaydet.data.augment import Augmentation, augment
 from relaydet.data.dataset import Annotation, Dataset, Image
 from relaydet.data.images import ImageFolder, decode_rgb
 from relaydet.data.order import BatchPlan, aspect_groups
+from relaydet.errors import RelayError
 
 Sample = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
@@ -69,11 +70,18 @@ def training_samples(
     images, objects = [], []
     for image in dataset.images:
         annotations = by_image.get(image.id, [])
-        kept = [a for a in annotations if not a.iscrowd]
+        kept = [a for a in annotations if not a.iscrowd and _has_size(a)]
         if (not wanted or image.source in wanted) and (kept or not annotations):
             images.append(image)
             objects.append(kept)
     return _as_arrays(folders, images, objects)
+
+
+def _has_size(annotation: Annotation) -> bool:
+    """Whether the box still has one in float32, in which it is trained on."""
+    x, y, width, height = annotation.bbox
+    corners = np.array([x, y, x + width, y + height], np.float32)
+    return bool(corners[0] < corners[2] and corners[1] < corners[3])
 
 
 def evaluation_samples(dataset: Dataset, folders: Mapping[str, ImageFolder]) -> Samples:
@@ -107,8 +115,13 @@ class _TrainingReader:
     augmentation: Augmentation
     seed: int
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int]) -> Sample | RelayError:
+        try:
+            return self._read(*key)
+        except RelayError as error:
+            return error  # raised in a worker, it would come out as that worker's traceback
+
+    def _read(self, epoch: int, index: int) -> Sample:
         rows = slice(self.samples.starts[index], self.samples.starts[index + 1])
         image_HWC, boxes_N4 = augment(
             self.samples.read(index),
@@ -140,15 +153,20 @@ def training_batches(
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
     )
-    return iter(loader)
+    for batch in loader:
+        _raise_first(batch)
+        yield batch
 
 
 @dataclass(frozen=True)
 class _ImageReader:
     samples: Samples
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return _to_tensor(self.samples.read(index))
+    def __getitem__(self, index: int) -> torch.Tensor | RelayError:
+        try:
+            return _to_tensor(self.samples.read(index))
+        except RelayError as error:
+            return error
 
 
 def image_batches(
@@ -168,7 +186,15 @@ def image_batches(
         collate_fn=_as_list,
         worker_init_fn=_start_worker,
     )
-    yield from zip(batches, loader, strict=True)
+    for indices, images in zip(batches, loader, strict=True):
+        _raise_first(images)
+        yield indices, images
+
+
+def _raise_first(batch: Sequence[object]) -> None:
+    for item in batch:
+        if isinstance(item, RelayError):
+            raise item
 
 
 def _as_list(samples: list[Sample]) -> list[Sample]:

@@ -48,7 +48,7 @@ def predict(
 
 
 def _as_detections(image_id: int, output: dict[str, torch.Tensor]) -> list[Detection]:
-    boxes_N4 = output["boxes"].double().cpu()
+    boxes_N4 = output["boxes"].cpu().double()
     xywh_N4 = torch.cat([boxes_N4[:, :2], boxes_N4[:, 2:] - boxes_N4[:, :2]], dim=1)
     return [
         {"image_id": image_id, "category_id": label, "bbox": box, "score": score}

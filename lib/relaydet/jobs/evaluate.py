@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from relaydet.config import EvaluateConfig
+from relaydet.config import EvaluateConfig, check_name
 from relaydet.data.loader import Samples, evaluation_samples
 from relaydet.data.saved import SavedDataset, load_dataset
 from relaydet.errors import RelayError
@@ -34,6 +34,14 @@ class Evaluated:
     """As in metrics.json."""
     scores: Scores
     detections: list[Detection]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What detections were made from, in metrics.json."""
+
+    model_sha256: str
+    dataset_sha256: str
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,11 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Eval
     """
     if not config.runs:
         raise RelayError("RUNS is empty; name at least one trained run.")
+    for run in config.runs:
+        check_name("RUNS", run)
+    check_name("REPORT", config.report)
+    if config.batch_size < 1:
+        raise RelayError(f"BATCH_SIZE {config.batch_size}: take at least 1.")
     store = open_store(config.store)
     saved = load_dataset(store, config.dataset)
     truth = msgspec.json.decode(saved.annotations)
@@ -93,6 +106,9 @@ def _evaluate_run(
 ) -> Evaluated:
     folder = f"runs/{run}/evaluations/{saved.name}"
     ids = _category_ids(run, exported, saved)
+    unmatched = _unmatched(ids, exported, saved)
+    for line in unmatched:
+        say(f"run {run!r}: {line}")
     detections = _kept_detections(store, folder, exported, saved)
     if detections is None:
         device = choose_device(config.device, "float32").device
@@ -110,6 +126,7 @@ def _evaluate_run(
         "per_category": scores.per_category,
         "per_source": score_per_source(truth, detections),
         "engine": scores.engine,
+        "unmatched_categories": unmatched,
         "counts": _counts(truth, detections),
         "run": run,
         "step": exported.facts["step"],
@@ -138,18 +155,35 @@ def _category_ids(run: str, exported: ExportedModel, saved: SavedDataset) -> dic
     return found
 
 
+def _unmatched(ids: dict[int, int], exported: ExportedModel, saved: SavedDataset) -> list[str]:
+    """A sentence for the categories that only the dataset has, or only the model."""
+    known, names = set(ids.values()), exported.facts["categories"]
+    only_data = [c.name for c in saved.dataset.categories if c.id not in known]
+    only_model = [name for label, name in enumerate(names, start=1) if label not in ids]
+    lines = []
+    if only_data:
+        lines.append(
+            f"it does not know {', '.join(only_data)}, which count as 0 in the averages; see"
+            " per_category in metrics.json"
+        )
+    if only_model:
+        lines.append(f"its {', '.join(only_model)} are not in the dataset and are left out")
+    return lines
+
+
 def _kept_detections(
     store: Store, folder: str, exported: ExportedModel, saved: SavedDataset
 ) -> list[Detection] | None:
     """Detections of an earlier call, where model and dataset are still the same."""
-    if not store.exists(f"{folder}/metrics.json"):
+    if not store.exists(f"{folder}/metrics.json") or not store.exists(f"{folder}/detections.json"):
         return None
-    metrics = msgspec.json.decode(store.read(f"{folder}/metrics.json"))
-    same = (metrics["model_sha256"], metrics["dataset_sha256"]) == (
-        exported.facts["sha256"],
-        saved.sha256,
-    )
-    return msgspec.json.decode(store.read(f"{folder}/detections.json")) if same else None
+    try:
+        metrics = msgspec.json.decode(store.read(f"{folder}/metrics.json"), type=_Made)
+        detections = msgspec.json.decode(store.read(f"{folder}/detections.json"))
+    except msgspec.MsgspecError:
+        return None  # damaged: predicting again mends it
+    same = metrics == _Made(exported.facts["sha256"], saved.sha256)
+    return detections if same else None
 
 
 def _counts(truth: dict[str, Any], detections: Sequence[Detection]) -> dict[str, int]:

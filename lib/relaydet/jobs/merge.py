@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from relaydet.config import DEMO, MergeConfig, SourceConfig
+from relaydet.config import DEMO, MergeConfig, SourceConfig, check_name
 from relaydet.data import merge as merging
 from relaydet.data.check import check_source
 from relaydet.data.dataset import Dataset
@@ -57,12 +57,19 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> MergeResul
     Raises:
         RelayError: a source cannot be read, or nothing is left of it.
     """
+    check_name("DATASET", config.dataset)
     store = open_store(config.store)
     if isinstance(config.sources, tuple):
         return _merge_into(store, config.dataset, config.sources, config.categories, say)
     if config.sources != DEMO:
         raise RelayError(f"SOURCES {config.sources!r}: load them with load_sources first.")
-    *sources, heldout = write_demo(store.path(DEMO_FOLDER), progress=progress("drawing scenes"))
+    try:
+        *sources, heldout = write_demo(store.path(DEMO_FOLDER), progress=progress("drawing scenes"))
+    except OSError as error:
+        raise RelayError(
+            f"STORE {config.store}: the demo set cannot be written ({error.strerror}); free space"
+            " or choose another folder."
+        ) from error
     categories = config.categories or ("person",)
     _merge_into(store, f"{config.dataset}_heldout", [heldout], categories, say)
     return _merge_into(store, config.dataset, sources, categories, say)

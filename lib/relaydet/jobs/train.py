@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from relaydet.config import TrainConfig
+from relaydet.config import TrainConfig, check_name
 from relaydet.data.loader import Samples, training_batches, training_samples
 from relaydet.data.order import BatchPlan, steps_per_epoch
 from relaydet.data.saved import SavedDataset, load_dataset
@@ -76,6 +77,10 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     Raises:
         RelayError: something in the configuration, the data or the store has to be mended.
     """
+    check_name("RUN", config.run)
+    if config.deterministic:
+        # cuBLAS reads it when CUDA is first used, and refuses deterministic mode without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     store = open_store(config.store)
     device = choose_device(config.device, config.precision)
     files = RunFiles(store, config.run)
@@ -128,8 +133,16 @@ class _Session:
         try:
             with stop_on_signals(self.stop):
                 self._train()
-        except RelayError as error:
-            self._write_status("failed", str(error))
+        except torch.cuda.OutOfMemoryError as error:
+            message = (
+                f"Step {self.step}: the GPU's memory is full; set MICRO_BATCH below"
+                f" {self.config.micro_batch or self.config.batch_size} or lower IMAGE_SIZE."
+            )
+            self._write_status("failed", message)
+            raise RelayError(message) from error
+        except BaseException as error:
+            self._write_log()
+            self._write_status("failed", str(error) or type(error).__name__)
             raise
         export_model(self.files.store, self.config, self.built, self.step)
         done = self.step == self.total_steps
@@ -148,13 +161,14 @@ class _Session:
                 self.step = done.step
                 bar.update()
                 window.append(done)
-                if self.step % LOG_EVERY == 0 or self.step == self.total_steps:
+                must_save = self._must_save()
+                if self.step % LOG_EVERY == 0 or must_save:
                     self.log.append(log_line(window, self.epoch_steps))
                     bar.set_postfix(loss=f"{self.log[-1]['loss']:.3f}", refresh=False)
                     window = []
                 if time.monotonic() - self.logged_at >= LOG_SECONDS:
                     self._write_log()
-                if self._must_save():
+                if must_save:
                     self._save()
                 if self.stop:
                     break
@@ -194,6 +208,8 @@ class _Session:
         facts = {
             "dataset_sha256": self.saved.sha256,
             "frozen": self.built.frozen,
+            "precision": str(self.device.dtype).removeprefix("torch."),
+            "micro_batch": self.config.micro_batch or self.config.batch_size,
             "torch": str(torch.__version__),
         }
         save_checkpoint(self.files.store, self.config.run, self.step, state, facts)
@@ -222,8 +238,12 @@ def _start(
     checkpoint, skipped = load_newest(files.store, config.run)
     for sentence in skipped:
         say(sentence)
-    if config.deterministic:
-        torch.use_deterministic_algorithms(True)
+    if skipped and not checkpoint:
+        raise RelayError(
+            f"Run {config.run!r} has checkpoints and none can be used ({skipped[0]}); restore one"
+            " from elsewhere, or start a new RUN."
+        )
+    torch.use_deterministic_algorithms(config.deterministic)
     built = _build(config, saved, checkpoint)
     built.model.to(device.device)
     built.model.to(memory_format=torch.channels_last)
@@ -234,6 +254,7 @@ def _start(
         built.model.load_state_dict(checkpoint.state["model"])
         optimizer.load_state_dict(checkpoint.state["optimizer"])
         step = checkpoint.step
+        _tell_changes(checkpoint, config, device, built, say)
     log = [line for line in files.log() if line["step"] <= step]
     stop = StopRequest(config.max_minutes)
     session = _Session(files, config, device, saved, samples, built, optimizer, stop, log, step)
@@ -254,6 +275,26 @@ def _build(config: TrainConfig, saved: SavedDataset, checkpoint: Checkpoint | No
         )
     frozen = checkpoint.manifest["frozen"]
     return build_model(config.model, categories, "none", config.image_size, frozen=frozen)
+
+
+def _tell_changes(
+    checkpoint: Checkpoint,
+    config: TrainConfig,
+    device: Device,
+    built: BuiltModel,
+    say: Callable[[str], None],
+) -> None:
+    """Name what is free to differ from the session before and yet reaches the weights."""
+    before = checkpoint.manifest
+    precision = str(device.dtype).removeprefix("torch.")
+    if before["precision"] != precision:
+        say(f"precision: {before['precision']} until now, {precision} from here on")
+    micro_batch = config.micro_batch or config.batch_size
+    if before["micro_batch"] != micro_batch and not built.frozen:
+        say(
+            f"micro-batch: {before['micro_batch']} until now, {micro_batch} from here on; this"
+            " model's batch norms train on it, so the weights will differ from a run that kept it"
+        )
 
 
 def _tell(session: _Session, say: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from relaydet.compat import detector_runs_in_bfloat16_on_cpu
 from relaydet.errors import RelayError
 
 
@@ -70,6 +71,8 @@ def _precision(device: torch.device, asked: str) -> tuple[torch.dtype, str]:
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return torch.bfloat16, "bfloat16: the GPU computes it natively"
         return torch.float32, "float32: the GPU has no bfloat16"
+    if device.type == "cpu" and not detector_runs_in_bfloat16_on_cpu():
+        return torch.float32, "float32: this torchvision's detector needs it on a CPU"
     if device.type == "cpu" and _cpu_has_bfloat16():
         return torch.bfloat16, "bfloat16: the CPU computes it natively"
     return torch.float32, f"float32: this {device.type} has no fast bfloat16"

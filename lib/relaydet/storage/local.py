@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from relaydet.errors import RelayError
+
+TEMPORARY = ".part"
+STALE_SECONDS = 3600
 
 
 class LocalStore:
@@ -36,12 +40,18 @@ class LocalStore:
             raise RelayError(f"{self.path(name)}: cannot be read ({error.strerror}).") from error
 
     def write(self, name: str, data: bytes) -> None:
-        """Put a whole file; what was there stays until the new one is safely on the disk."""
+        """Put a whole file; what was there stays until the new one is safely on the disk.
+
+        Temporary files that a killed process left in that folder an hour ago or more are removed.
+        """
         target = self.path(name)
         temporary = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            _remove_stale(target.parent)
+            handle, temporary = tempfile.mkstemp(
+                dir=target.parent, prefix=f".{target.name}.", suffix=TEMPORARY
+            )
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
@@ -76,6 +86,13 @@ class LocalStore:
     def describe(self, name: str) -> str:
         """The name as a person would open it."""
         return str(Path(self.location) / name)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Killed sessions would otherwise fill the disk with halves of checkpoints."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        if time.time() - path.stat().st_mtime > STALE_SECONDS:
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -75,7 +75,7 @@ def save_checkpoint(
     _, problem = _verified_bytes(store, f"{name}.json")
     if problem:
         raise RelayError(f"{store.describe(name)}.pt: {problem}; check the disk or the mount.")
-    _remove_old(store, run)
+    _remove_old(store, run, step)
     return manifest
 
 
@@ -125,10 +125,15 @@ def _verified_bytes(store: Store, manifest_name: str) -> tuple[bytes, str]:
     return data, ""
 
 
-def _remove_old(store: Store, run: str) -> None:
-    """The manifest goes first: without it the rest is no checkpoint."""
+def _remove_old(store: Store, run: str, step: int) -> None:
+    """Keep the newest up to this step; one beyond it was rejected when this session started.
+
+    The manifest goes first: without it the rest is no checkpoint.
+    """
+    newest = f"{folder_of(run)}/step-{step:08d}"
     names = store.names(folder_of(run))
-    keep = [n.removesuffix(".json") for n in names if n.endswith(".json")][-KEEP:]
+    whole = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    keep = [name for name in whole if name <= newest][-KEEP:]
     for name in sorted(names, key=lambda n: not n.endswith(".json")):
         if name.rsplit(".", 1)[0] not in keep:
             store.delete(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -116,14 +117,19 @@ def _accumulate(
         position.enter(step, first)
         images = [to_device(image_CHW, device.device) for image_CHW, _ in part]
         targets = [{k: v.to(device.device) for k, v in target.items()} for _, target in part]
-        with torch.autocast(
-            device.device.type, dtype=torch.bfloat16, enabled=device.dtype == torch.bfloat16
-        ):
+        with _precision(device):
             losses = {name: loss * weight for name, loss in model(images, targets).items()}
         torch.stack(list(losses.values())).sum().backward()
         for name, loss in losses.items():
             totals[name] = totals.get(name, torch.zeros_like(loss)) + loss.detach()
     return {name.removeprefix("loss_"): float(total) for name, total in totals.items()}
+
+
+def _precision(device: Device) -> AbstractContextManager:
+    """Autocast to bfloat16, or nothing at all: not every release has autocast for MPS."""
+    if device.dtype == torch.bfloat16:
+        return torch.autocast(device.device.type, dtype=torch.bfloat16)
+    return nullcontext()
 
 
 def to_device(image_CHW: torch.Tensor, device: torch.device) -> torch.Tensor:

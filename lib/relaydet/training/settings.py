@@ -44,7 +44,7 @@ def settle(
     """
     _refuse_nonsense(asked)
     if started:
-        return _as_started(started, asked)
+        return _as_started(started, asked, say)
     model, reason = choose_model(asked.model, device_type)
     say(f"model: {model} ({reason})")
     recipe = recipe_of(model)
@@ -67,8 +67,13 @@ def _refuse_nonsense(asked: TrainConfig) -> None:
         raise RelayError(f"SEED: {asked.seed} does not fit into 64 bits; take a smaller number.")
 
 
-def _as_started(started: TrainConfig, asked: TrainConfig) -> TrainConfig:
-    """The run's configuration with the free fields as asked; other differences are refused."""
+def _as_started(
+    started: TrainConfig, asked: TrainConfig, say: Callable[[str], None]
+) -> TrainConfig:
+    """The run's configuration with the free fields as asked; other differences are refused.
+
+    A value that is the default may be one that the user gave: it is not taken, and said so.
+    """
     default = TrainConfig()
     changed = [
         f"{name.upper()} ({getattr(started, name)!r} then, {getattr(asked, name)!r} now)"
@@ -81,4 +86,8 @@ def _as_started(started: TrainConfig, asked: TrainConfig) -> TrainConfig:
             f"Run {started.run!r} was started with another {', '.join(changed)}; set it back to"
             " go on, or choose a new RUN."
         )
+    for name in (field.name for field in fields(TrainConfig)):
+        was, now = getattr(started, name), getattr(asked, name)
+        if name not in _FREE_FIELDS and was != now and now not in (None, "auto", ()):
+            say(f"{name.upper()}: {was!r}, as the run was started, and not {now!r}")
     return replace(started, **{name: getattr(asked, name) for name in _FREE_FIELDS})

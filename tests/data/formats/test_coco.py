@@ -32,8 +32,8 @@ def test_a_plain_file_is_read_without_findings(coco_dict, read_coco):
     [
         ({"score": 0.5, "note": None}, {"extra": {"score": 0.5, "note": None}}, []),
         ({"extra": 1}, {"extra": {"extra": 1}}, []),  # named like our own field
-        ({"area": None}, {"area": 12.0}, ["area-missing"]),
-        ({"area": "large"}, {"area": 12.0}, ["area-missing"]),
+        ({"area": None}, {"area": 12.0, "extra": {"raw_area": None}}, ["area-missing"]),
+        ({"area": "big"}, {"area": 12.0, "extra": {"raw_area": "big"}}, ["area-missing"]),
         ({"id": None}, None, ["annotation-unusable"]),
         ({"iscrowd": True}, {"iscrowd": 1}, []),
         ({"iscrowd": None}, {"iscrowd": 0}, []),

@@ -289,6 +289,7 @@ def _mend(kind: type, known: Fields, index: int) -> tuple[Fields, list[str]]:
         bad = [
             key for key in ("width", "height") if _convert_or(known.get(key), Side, None) is None
         ]
+        extra.update({f"raw_{key}": known[key] for key in bad if key in known})
         known.update({key: Raw(b"0") for key in bad})
         codes += ["size-missing"] if bad else []
     if kind is Annotation:
@@ -297,6 +298,8 @@ def _mend(kind: type, known: Fields, index: int) -> tuple[Fields, list[str]]:
             flags = {b"null": b"0", b"false": b"0", b"true": b"1"}
             known["iscrowd"] = Raw(flags.get(bytes(flag), bytes(flag)))
         if "bbox" in known and _convert_or(known.get("area"), float, None) is None:
+            if "area" in known:
+                extra["raw_area"] = known["area"]
             _, _, width, height = msgspec.json.decode(known["bbox"], type=Box)
             known["area"] = Raw(msgspec.json.encode(width * height))
             codes.append("area-missing")
