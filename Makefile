@@ -40,7 +40,7 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=1200 notebooks
+	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=1200 notebooks/*.ipynb
 
 lint: setup
 	$(BIN)/ruff check .
