@@ -8,7 +8,6 @@ persons, number everything anew, check boxes, and write one file.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -92,20 +91,17 @@ WAYS: dict[str, Callable[[list[Path], Path], None]] = {
 }
 
 
-def measure(way: str, folder: Path) -> tuple[float, float]:
-    """CPU seconds and peak memory in MB of one way, in a process of its own."""
+def measure(way: str, folder: Path) -> float:
+    """CPU seconds of one way, in a process of its own."""
     command = [sys.executable, __file__, way, str(folder)]
-    cpu, memory = subprocess.run(
-        command, check=True, capture_output=True, text=True
-    ).stdout.splitlines()[-1].split()  # fmt: skip
-    return float(cpu), float(memory)
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(answer.splitlines()[-1])
 
 
 def child(way: str, folder: Path) -> None:
     started = time.process_time()
     WAYS[way]([folder / "big.json", folder / "small.json"], folder / "merged.json")
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(time.process_time() - started, memory)
+    print(time.process_time() - started)
 
 
 def main() -> None:
@@ -113,12 +109,11 @@ def main() -> None:
         folder = Path(name)
         write_coco(folder / "big.json", *BIG, polygons=True)
         write_coco(folder / "small.json", *SMALL, polygons=False)
-        rows = {way: [measure(way, folder) for _ in range(3)] for way in WAYS}
-    best = {way: min(runs) for way, runs in rows.items()}
-    base = best["json + pycocotools"][0]
-    print("| merge, check, write | CPU s | peak MB | times faster |\n|---|---|---|---|")
-    for way, (cpu, memory) in best.items():
-        print(f"| {way} | {cpu:.2f} | {memory:.0f} | {base / cpu:.1f} |")
+        best = {way: min(measure(way, folder) for _ in range(3)) for way in WAYS}
+    base = best["json + pycocotools"]
+    print("| merge, check, write | CPU s | times faster |\n|---|---|---|")
+    for way, cpu in best.items():
+        print(f"| {way} | {cpu:.2f} | {base / cpu:.1f} |")
 
 
 if __name__ == "__main__":
