@@ -48,7 +48,8 @@ def write_coco(path: Path, images: int, annotations: int, polygons: bool) -> Non
 
 
 def ours(sources: list[Path], out: Path) -> None:
-    from relaydet.data.check import check_source
+    from relaydet.data.checks.boxes import check_boxes
+    from relaydet.data.checks.structure import check_structure
     from relaydet.data.formats import coco, read_source
     from relaydet.data.merge import Part, merge
 
@@ -56,7 +57,8 @@ def ours(sources: list[Path], out: Path) -> None:
     for path in sources:
         source = SourceConfig(path.stem, "coco", str(path), "")
         dataset, _ = read_source(source)
-        dataset, _ = check_source(dataset, source.name)
+        dataset, _ = check_structure(dataset, source.name)
+        dataset, _ = check_boxes(dataset, source.name)
         parts.append(Part(source, dataset, ""))
     dataset, _ = merge(parts, ["person"])
     with out.open("wb") as file:

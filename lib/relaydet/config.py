@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,19 +26,27 @@ class SourceConfig:
     name: str
     """Short name; first part of every merged file name, and the `source` of its images."""
     format: str
-    """Annotation format: coco or cuhk_sysu."""
+    """Annotation format: coco, cuhk_sysu, prw, crowdhuman, voc or yolo."""
     annotations: str
-    """Path of the annotation file (coco) or annotation folder (cuhk_sysu)."""
+    """Where the annotations are: a file or a folder, as the format has it; a single file may also
+    lie in a zip (people.zip/train.json), behind http(s):// or gs://."""
     images: str
-    """Folder that the file names in the annotations start from."""
+    """Where the images are, which the file names in the annotations start from: a folder, a zip, a
+    folder in a zip, gs://bucket/prefix, or the http(s) address of a zip or of a folder."""
     split: str = "all"
-    """Part to take where the format defines parts: all, train or test."""
+    """Part to take where the format defines parts: all, train, test, ..."""
     offset: float = 1.0
-    """Pixels subtracted from x and y in formats that count pixels from 1 (cuhk_sysu)."""
+    """Pixels subtracted from x and y in formats that count pixels from 1 (cuhk_sysu, prw, voc)."""
     licence: str = ""
     """Licence of the source, copied into the merged file."""
     keep_empty: bool = False
     """Keep images on which the category filter leaves no object (as background images)."""
+    categories: tuple[str, ...] = ()
+    """What to take of this source, before the merge's own categories; written as they are."""
+    image_list: str = ""
+    """Path of a text file with the names of the images to take, one a line; empty takes all."""
+    max_images: int | None = None
+    """Images to take at most, drawn evenly at random; None takes all."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,33 @@ class MergeConfig:
     sources: str | tuple[SourceConfig, ...] = DEMO
     """Path of a JSON file with a list of sources, or "demo" to generate the demo set."""
     categories: tuple[str, ...] = ()
-    """Categories to keep, "old=new" to rename; empty keeps all (of the demo set: person)."""
+    """Categories to keep, "old=new" to rename, "old=" to drop, "*" for all others; empty keeps all
+    (of the demo set: person)."""
     store: str = "auto"
     """Folder that everything is written to; auto is ./work."""
+    include: tuple[str, ...] = ()
+    """Sources to take, by name; empty takes all."""
+    exclude: tuple[str, ...] = ()
+    """Sources to leave out, by name."""
+    split: tuple[str, ...] = ()
+    """Parts to split off, such as "val=0.1": a tenth of the images becomes dataset NAME_val, the
+    rest stays NAME. Duplicates are never separated."""
+    held_out: tuple[str, ...] = ()
+    """Datasets in the store that must have no image in common with this one."""
+    max_images: int | None = None
+    """Images to take at most from each source that sets no limit itself; None takes all."""
+    formats: tuple[str, ...] = ()
+    """Formats to write beside COCO: yolo, voc."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """What to do with an image that is there already, and with a box that is: keep or drop it."""
+    near_duplicates: bool = False
+    """Look for images that only seem the same (scaled, compressed again) as well."""
+    strict: bool = False
+    """Fail, and write nothing, where a finding is an error."""
+    images: tuple[str, ...] = ()
+    """Where the images of a source are on this machine, "source=location", if not as it says."""
+    seed: int = 0
+    """Seed of max_images and split."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from msgspec import UNSET
 from pycocotools.coco import COCO
 
 from relaydet.config import SourceConfig
-from relaydet.data.check import check_source
+from relaydet.data.checks.boxes import check_boxes
 from relaydet.data.dataset import Dataset, extra_fields
 from relaydet.data.formats import coco, hash_annotations, read_source
-from relaydet.data.images import open_images
 from relaydet.data.merge import Part, merge
 from relaydet.errors import RelayError
 
@@ -283,7 +282,7 @@ def test_real_photos_merge_into_a_file_that_pycocotools_reads(real_source, tmp_p
     parts = []
     for name in ("coco128", "coco_mini"):
         source = real_source(name)
-        dataset, _ = check_source(read_source(source)[0], name, open_images(source.images))
+        dataset, _ = check_boxes(read_source(source)[0], name)
         parts.append(Part(source, dataset, hash_annotations(source)))
     dataset, _ = merge(parts, ["person"])
     path = tmp_path / "annotations.json"

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from relaydet.data.augment import Augmentation, augment
 from relaydet.data.dataset import Annotation, Dataset, Image
-from relaydet.data.images import ImageFolder, decode_rgb
+from relaydet.data.images import Images, decode_rgb
 from relaydet.data.order import BatchPlan, aspect_groups
 from relaydet.errors import RelayError
 
@@ -30,7 +30,7 @@ class Samples:
     torchvision's and detectron2's training.
     """
 
-    folders: Mapping[str, ImageFolder]
+    folders: Mapping[str, Images]
     file_names: Sequence[str]
     image_ids_M: np.ndarray
     widths_M: np.ndarray
@@ -53,7 +53,7 @@ class Samples:
 
 
 def training_samples(
-    dataset: Dataset, folders: Mapping[str, ImageFolder], include: Sequence[str] = ()
+    dataset: Dataset, folders: Mapping[str, Images], include: Sequence[str] = ()
 ) -> Samples:
     """Images to train on.
 
@@ -84,13 +84,13 @@ def _has_size(annotation: Annotation) -> bool:
     return bool(corners[0] < corners[2] and corners[1] < corners[3])
 
 
-def evaluation_samples(dataset: Dataset, folders: Mapping[str, ImageFolder]) -> Samples:
+def evaluation_samples(dataset: Dataset, folders: Mapping[str, Images]) -> Samples:
     """All images of a dataset, in its order, without their objects."""
     return _as_arrays(folders, dataset.images, [[] for _ in dataset.images])
 
 
 def _as_arrays(
-    folders: Mapping[str, ImageFolder],
+    folders: Mapping[str, Images],
     images: Sequence[Image],
     objects: Sequence[Sequence[Annotation]],
 ) -> Samples:

@@ -43,7 +43,7 @@ def merge(parts: Sequence[Part], categories: Sequence[str] = ()) -> tuple[Datase
     `original_source_id`.
 
     Args:
-        parts: the sources; each has passed `check.check_structure`.
+        parts: the sources; each has passed `checks.structure.check_structure`.
         categories: names to keep, or "old=new" to rename, in the order of the merged ids; empty
             keeps all, in the order of the parts. Images on which that leaves no object are dropped
             unless their source has `keep_empty`; with no filter, every image stays.

@@ -12,7 +12,7 @@ import msgspec
 from relaydet.data.dataset import Dataset
 from relaydet.data.findings import Finding
 from relaydet.data.formats import coco
-from relaydet.data.images import ImageFolder, open_images
+from relaydet.data.images import Images, open_images
 from relaydet.errors import RelayError
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store
@@ -24,7 +24,7 @@ class SavedDataset:
 
     name: str
     dataset: Dataset
-    folders: dict[str, ImageFolder]
+    folders: dict[str, Images]
     """Where each source's images are."""
     sha256: str
     """Of annotations.json."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 from relaydet.config import DEMO, MergeConfig, SourceConfig, check_name
 from relaydet.data import merge as merging
-from relaydet.data.check import check_source
+from relaydet.data.checks.boxes import check_boxes
+from relaydet.data.checks.files import check_images
+from relaydet.data.checks.structure import check_structure
 from relaydet.data.dataset import Dataset
 from relaydet.data.demo import write_demo
 from relaydet.data.findings import Finding, findings_table
 from relaydet.data.formats import hash_annotations, read_source
-from relaydet.data.images import ImageFolder, open_images
+from relaydet.data.images import Images, open_images
 from relaydet.data.saved import annotations_name, portable, save_dataset
 from relaydet.data.statistics import statistics_table, summarise, summarise_sources
 from relaydet.errors import RelayError
@@ -20,7 +22,7 @@ from relaydet.storage.local import LocalStore
 from relaydet.storage.store import open_store
 from relaydet.viewing.charts import size_chart
 from relaydet.viewing.pictures import Picture, png
-from relaydet.viewing.progress import progress
+from relaydet.viewing.progress import bar, progress
 from relaydet.viewing.samples import object_sizes, sample_sheet
 
 # The demo's scenes are kept here, in the formats that real datasets have.
@@ -103,11 +105,13 @@ def _merge_into(
 
 
 def _read_part(
-    store: LocalStore, source: SourceConfig, images: ImageFolder
+    store: LocalStore, source: SourceConfig, images: Images
 ) -> tuple[merging.Part, list[Finding]]:
     dataset, findings = read_source(source)
-    show = progress(f"checking images of {source.name}", total=len(dataset.images))
-    dataset, found = check_source(dataset, source.name, images, show)
+    dataset, found = check_structure(dataset, source.name)
+    checked = check_images(dataset, images, source.name, bar)
+    dataset, of_boxes = check_boxes(checked.dataset, source.name)
+    found += checked.findings + of_boxes
     recorded = replace(
         source,
         annotations=portable(store, source.annotations),
@@ -116,7 +120,7 @@ def _read_part(
     return merging.Part(recorded, dataset, hash_annotations(source)), findings + found
 
 
-def _pictures(dataset: Dataset, folders: dict[str, ImageFolder]) -> dict[str, Picture]:
+def _pictures(dataset: Dataset, folders: dict[str, Images]) -> dict[str, Picture]:
     pictures = {
         f"samples_{source}": Picture(
             png(sample_sheet(dataset, folders, source)),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
+
+from relaydet.bars import Advance
 
 
 def progress(label: str, total: int | None = None) -> Callable[[Iterable], Iterable]:
@@ -21,6 +24,13 @@ def progress(label: str, total: int | None = None) -> Callable[[Iterable], Itera
         return tqdm(items, desc=label, total=total, **_style())
 
     return show
+
+
+@contextmanager
+def bar(label: str, total: int, unit: str) -> Iterator[Advance]:
+    """A bar for `relaydet.bars.OpenBar`; bytes are shown as kB and MB."""
+    with tqdm(desc=label, total=total, unit=unit, unit_scale=unit == "B", **_style()) as shown:
+        yield shown.update
 
 
 def step_bar(label: str, total: int, done: int) -> tqdm:

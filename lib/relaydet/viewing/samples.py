@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from relaydet.data.dataset import Dataset
-from relaydet.data.images import ImageFolder, decode_rgb
+from relaydet.data.images import Images, decode_rgb
 from relaydet.viewing.draw import DrawnBox, colour_of, contact_sheet, draw_boxes
 
 
 def sample_sheet(
-    dataset: Dataset, folders: Mapping[str, ImageFolder], source: str, count: int = 8
+    dataset: Dataset, folders: Mapping[str, Images], source: str, count: int = 8
 ) -> Image.Image:
     """Some annotated images of one source of a merged dataset, evenly spaced over it.
 

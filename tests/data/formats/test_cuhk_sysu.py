@@ -69,9 +69,9 @@ def read(folder: Path, **options):
 def test_all_that_the_files_say_is_read(folder):
     dataset, findings = read(folder)
     assert [(i.id, i.file_name, i.width, i.height) for i in dataset.images] == [
-        (1, "s1.jpg", 400, 360),
+        (1, "s1.jpg", 0, 0),
         (2, "s2.jpg", 0, 0),
-        (3, "s3.jpg", 400, 360),
+        (3, "s3.jpg", 0, 0),
     ]
     assert [extra_fields(image)["split"] for image in dataset.images] == ["train", "train", "test"]
     assert [(a.id, a.image_id, a.bbox, a.area) for a in dataset.annotations] == [
@@ -145,7 +145,7 @@ def test_broken_folders_are_refused(folder, name, action, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"split": "val"}, "split"), ({"images": "nowhere"}, "nowhere")]
+    ("options", "message"), [({"split": "val"}, "split"), ({"annotations": "nowhere"}, "nowhere")]
 )
 def test_broken_configurations_are_refused(folder, options, message):
     fields = {"annotations": str(folder), "images": str(folder), **options}

@@ -82,7 +82,7 @@ def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
 
     Returns:
         The dataset with ids as in the file, and what reading noticed. Images whose width or height
-        is not in the file have 0 there, until `check.check_images` reads it from the image.
+        is not in the file have 0 there, until `checks.files.check_images` reads it from the image.
 
     Raises:
         RelayError: the file cannot be read, is not JSON, or is not a COCO detection file.
@@ -131,7 +131,7 @@ def decode(data: bytes, source: str, where: str) -> tuple[Dataset, list[Finding]
 def encode(dataset: Dataset) -> bytes:
     """The dataset as the bytes of a COCO file; equal datasets give equal bytes.
 
-    Boxes and areas must be finite (`check.check_boxes` sees to that): JSON has no other numbers.
+    Boxes and areas must be finite (`checks.boxes` sees to that): JSON has no other numbers.
     """
     return b"".join(iter_encoded(dataset))
 

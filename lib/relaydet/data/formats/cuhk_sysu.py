@@ -21,7 +21,8 @@ with them. The box as stored is kept in the extra field `raw_bbox`.
 
 Extra fields: annotations have `hard` (0 or 1; a difficult sample, which is not `iscrowd`), `pid`
 (the number in the identity's name, -1 where the person is not labelled) and `raw_bbox`; images have
-`split` (train or test). The files hold no image sizes: they are read from the image headers.
+`split` (train or test). The files hold no image sizes: they are read from the images
+later on (`checks.files`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ import numpy as np
 from relaydet.config import SourceConfig
 from relaydet.data.dataset import Annotation, Category, Dataset, Image, gc_paused, set_extra
 from relaydet.data.findings import Finding
-from relaydet.data.images import ImageFolder, open_images
 from relaydet.errors import RelayError
 
 PERSON = 1
@@ -70,12 +70,11 @@ def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
     """Read the annotation folder `source.annotations`, of the parts that `source.split` names.
 
     Returns:
-        The dataset, images numbered from 1 in file order, and what reading noticed. Images whose
-        file is missing or broken have width and height 0; `check.check_images` names them.
+        The dataset, images numbered from 1 in file order, and what reading noticed. Images have
+        width and height 0, until `checks.files.check_images` reads them from the image files.
 
     Raises:
-        RelayError: a file is missing, truncated, or without its variable; the image folder does
-            not exist; the split is unknown.
+        RelayError: a file is missing, truncated, or without its variable; the split is unknown.
     """
     if source.split not in SPLITS:
         raise RelayError(
@@ -83,7 +82,6 @@ def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
             f" {', '.join(SPLITS)}."
         )
     folder = Path(source.annotations)
-    images = open_images(source.images)
     rows = _rows(folder / "Images.mat", "Img", ("imname", "box"))
     test_names = {_text(cell) for cell in _cells(folder / "pool.mat", "pool")}
     identities, findings = _read_identities(folder, source.name)
@@ -93,7 +91,8 @@ def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
             name = _text(row["imname"])
             split = "test" if name in test_names else "train"
             if source.split in ("all", split):
-                image = _read_image(len(dataset.images) + 1, name, split, images)
+                image = Image(len(dataset.images) + 1, name, 0, 0)
+                set_extra(image, split=split)
                 dataset.images.append(image)
                 _read_boxes(row["box"], image, source, identities, dataset.annotations, findings)
     absent = test_names - {_text(row["imname"]) for row in rows}
@@ -143,17 +142,6 @@ def read_test_boxes(path: Path) -> dict[str, np.ndarray]:
     for index, name in enumerate(test.images):
         places.setdefault(name, []).append(index)
     return {name: test.boxes[indices] for name, indices in places.items()}
-
-
-def _read_image(number: int, name: str, split: str, images: ImageFolder) -> Image:
-    try:
-        width, height = images.size(name)
-    except RelayError:
-        # Not swallowed: size 0 makes check_images look at the file again and say what is wrong.
-        width, height = 0, 0
-    image = Image(number, name, width, height)
-    set_extra(image, split=split)
-    return image
 
 
 def _read_boxes(

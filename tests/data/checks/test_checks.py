@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import contextmanager
+
 import pytest
 from PIL import Image as PillowImage
 
-from relaydet.data.check import check_boxes, check_images, check_source, check_structure
+from relaydet.data.checks.boxes import check_boxes
+from relaydet.data.checks.files import check_images
+from relaydet.data.checks.structure import check_structure
 from relaydet.data.dataset import Annotation, Category, Dataset, Image, extra_fields, set_extra
 from relaydet.data.formats import read_source
 from relaydet.data.images import open_images
@@ -153,14 +158,16 @@ def folder(tmp_path):
 )
 def test_image_files(folder, second, size, code):
     given = dataset([image(), second], [annotation(), annotation(2, 2)])
-    checked, findings = check_images(given, folder, "src")
+    result = check_images(given, folder, "src")
+    checked, findings = result.dataset, result.findings
+    assert set(result.files) == {i.id for i in checked.images}
     assert [f.code for f in findings] == ([code] if code else [])
     assert [(i.width, i.height) for i in checked.images[1:]] == ([size] if size else [])
     assert len(checked.annotations) == len(checked.images)
 
 
 def test_boxes_drawn_on_a_turned_image_are_suspected(folder):
-    _, findings = check_images(dataset([image(1, "turned.jpg", 80, 100)]), folder, "src")
+    findings = check_images(dataset([image(1, "turned.jpg", 80, 100)]), folder, "src").findings
     assert [f.code for f in findings] == ["image-turned", "image-size-differs"]
     assert "boxes seem drawn on it as shown" in findings[0].message
 
@@ -177,21 +184,18 @@ def test_a_wrong_folder_is_named_with_an_example(folder):
 def test_progress_sees_every_image(folder):
     seen = []
 
-    def progress(images):
-        for one in images:
-            seen.append(one.file_name)
-            yield one
+    @contextmanager
+    def bar(label, total, unit):
+        seen.append((label, total, unit))
+        yield seen.append
 
-    check_images(dataset(), folder, "src", progress, threads=1)
-    assert seen == ["a.png"]
+    check_images(dataset(), folder, "src", bar, threads=1)
+    assert seen == [("checking images of src", 1, "image"), 1]
 
 
-def test_a_source_is_measured_against_its_files(folder):
-    """A box inside the stated size but outside the real one is clamped: sizes come first."""
-    given = dataset([image(width=640, height=480)], [annotation(bbox=(90.0, 2.0, 30.0, 4.0))])
-    checked, findings = check_source(given, "src", folder)
-    assert checked.annotations[0].bbox == (90.0, 2.0, 10.0, 4.0)
-    assert [f.code for f in findings] == ["image-size-differs", "box-clamped"]
+def test_the_digest_is_of_the_whole_file(folder):
+    files = check_images(dataset(), folder, "src").files
+    assert files[1].sha256 == hashlib.sha256(folder.read("a.png")).digest()
 
 
 @pytest.mark.parametrize(
@@ -200,6 +204,9 @@ def test_a_source_is_measured_against_its_files(folder):
 def test_real_photos_pass(real_source, folder, split):
     source = real_source(folder, split)
     read, _ = read_source(source)
-    checked, findings = check_source(read, source.name, open_images(source.images))
+    sound, of_structure = check_structure(read, source.name)
+    files = check_images(sound, open_images(source.images), source.name)
+    checked, of_boxes = check_boxes(files.dataset, source.name)
+    findings = of_structure + files.findings + of_boxes
     assert len(checked.images) == len(read.images)
     assert {f.code for f in findings} <= {"box-clamped"}
