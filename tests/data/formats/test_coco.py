@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -43,6 +45,15 @@ def test_a_plain_file_is_read_without_findings(coco_dict, read_coco):
         ({"bbox": None, "area": None}, None, ["annotation-unusable"]),
         ({"bbox": [0, 0, 1e200, 1e200], "area": None}, None, ["annotation-unusable"]),
         ({"category_id": [3]}, None, ["annotation-unusable"]),
+        # Python's json writes what JSON does not have.
+        ({"bbox": [1, 2, math.nan, 4]}, None, ["annotation-unusable"]),
+        (
+            {"area": math.inf, "score": -math.inf},
+            {"area": 12.0, "extra": {"raw_area": None, "score": None}},
+            ["area-missing"],
+        ),
+        ({"note": "a, NaN, b"}, {"extra": {"note": "a, NaN, b"}}, []),
+        ({'a"b': 1, "c\nd": 2}, {"extra": {'a"b': 1, "c\nd": 2}}, []),
     ],
 )
 def test_an_odd_annotation(coco_dict, read_coco, change, expected, codes):
@@ -105,7 +116,9 @@ def test_what_is_not_carried_is_named(coco_dict, read_coco):
     [
         (b"", "not valid JSON.*0 bytes"),
         (b'{"images": [', "not valid JSON.*12 bytes"),
-        (b'{"images": NaN}', r"not valid JSON.*byte 11"),
+        (b'{"images": nan}', r"not valid JSON.*byte 15"),
+        (b'{"images": NaN}', "annotations and categories missing"),
+        (b'{"images": [{"id": NaN}]', "not valid JSON"),
         (b"\xff\xfe{\x00", "not UTF-8.*byte 0"),
         (b'{"images": "\xc3\x28"}', "not UTF-8.*byte 12"),
         (b"5", "single value"),
@@ -114,7 +127,10 @@ def test_what_is_not_carried_is_named(coco_dict, read_coco):
         (b"{}", "images and annotations and categories missing"),
         (b'{"images": [], "categories": []}', "annotations missing"),
         (b'{"images": {}, "annotations": [], "categories": []}', "image section is not a list"),
-        (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"images": [], "annotations": [], "categories": []} x', "not valid JSON"),
+        (b'{"images": [], "annotations": [], "categories": [], "a": NaN} x', "text behind"),
         (
             b'{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a",'
             b' "relaydet:extra": {"id": 2}}]}',
@@ -244,3 +260,47 @@ def test_any_bytes_give_a_dataset_or_a_relay_error(data):
     written = coco.encode(dataset)
     again, _ = coco.decode(written, "src", "file.json")
     assert (again.images, again.annotations) == (dataset.images, dataset.annotations)
+
+
+def test_many_broken_records_are_counted(coco_dict, read_coco):
+    dataset, findings = read_coco(coco_dict(annotations=[ANNOTATION, *[7] * 500]))
+    assert len(dataset.annotations) == 1
+    assert len(findings) == 101
+    assert findings[-1].message.startswith("400 more annotation records")
+
+
+@given(st.lists(unknown_keys, min_size=1, max_size=40))
+def test_unknown_keys_survive_however_many_there_are(rows):
+    annotations = [{**row, **ANNOTATION, "id": n} for n, row in enumerate(rows)]
+    file = {"images": [IMAGE], "categories": [], "annotations": annotations}
+    dataset, findings = coco.decode(json.dumps(file).encode(), "src", "file.json")
+    assert findings == []
+    assert [extra_fields(a) for a in dataset.annotations] == [
+        {key: value for key, value in row.items() if key not in ANNOTATION and key != "iscrowd"}
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[0" + b",0" * 20_000 + b"]",
+        b"[{}" + b",{}" * 20_000 + b"]",
+        b"[[]" + b",[]" * 20_000 + b"]",
+        b'[{"a":0' + b',"b":0' * 10_000 + b"}]",
+        b'["' + b"\\" * 40_000 + b'"]',
+        b'[{"id":1,"file_name":"","width":0,"height":0}'
+        + b',{"id":1,"file_name":"","width":0,"height":0}' * 2_000
+        + b"]",
+    ],
+    ids=["numbers", "objects", "lists", "keys", "string", "records"],
+)
+def test_memory_stays_in_proportion(text):
+    for section in ("images", "annotations"):
+        sections = {"images": b"[]", "annotations": b"[]", "categories": b"[]", section: text}
+        data = b"{" + b",".join(b'"%b":%b' % (k.encode(), v) for k, v in sections.items()) + b"}"
+        tracemalloc.start()
+        coco.decode(data, "src", "file.json")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 10 * len(data)

@@ -1,9 +1,9 @@
 """COCO detection JSON, read and written. Format: https://cocodataset.org/#format-data.
 
-A file whose records have the fields of COCO and no others is decoded straight into `Dataset` at C
-speed. Where that does not fit, the section that does not is read record by record: what COCO does
-not define is kept in `extra`, what can be mended is mended and counted, and what cannot be a record
-is dropped and named in a finding.
+A file is decoded straight into `Dataset` at C speed; keys that COCO does not define are found in
+passing and kept in `extra`. A file that does not fit as a whole is read record by record
+(`coco_repair`): what can be mended is mended and counted, and what cannot be a record is dropped
+and named in a finding.
 
 Raw values (segmentations, unknown keys) point into the bytes of the file, which stay in memory
 with the dataset; so they are written byte for byte as they came.
@@ -12,69 +12,51 @@ with the dataset; so they are written byte for byte as they came.
 from __future__ import annotations
 
 import codecs
-from collections import Counter
+import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from relaydet.config import SourceConfig
 from relaydet.data.dataset import (
     EXTRA_KEY,
     Annotation,
-    Box,
     Category,
     Dataset,
-    Id,
     Image,
     Record,
-    Side,
     gc_paused,
 )
 from relaydet.data.findings import Finding
+from relaydet.data.formats.coco_repair import (
+    decode_loosely,
+    holds_not_finite,
+    keys_left,
+    read_metadata,
+    refuse_reserved_key,
+)
+from relaydet.data.formats.json_walk import UnbalancedError, elements
+from relaydet.data.locations import read_bytes
 from relaydet.errors import RelayError
 
-RecordType = TypeVar("RecordType", Image, Annotation, Category)
-Fields = dict[str, Raw]
-
-SECTIONS = ("images", "annotations", "categories")
+KINDS: dict[str, type[Record]] = {
+    "images": Image,
+    "annotations": Annotation,
+    "categories": Category,
+}
+# Every further field costs each record 8 bytes, and each costs one more start of the decoding.
+MAX_UNKNOWN_KEYS = 24
 CHUNK_RECORDS = 20_000
 CHUNK_BYTES = 1 << 24
 
-# Fields whose whole numbers some tools write as 640.0, and fields that may be of any type in a file
-# although ours have one: a value of another type is then an unknown key like any other.
-_WHOLE: dict[type, tuple[str, ...]] = {
-    Image: ("id", "width", "height"),
-    Annotation: ("id", "image_id", "category_id", "iscrowd"),
-    Category: ("id",),
-}
-_OPTIONAL: dict[type, dict[str, Any]] = {
-    Image: {"source": str, "source_id": Id},
-    Annotation: {},
-    Category: {"supercategory": str},
-}
-_MENDED = {
-    "size-missing": ("images have no usable width and height", "to be read from the image files"),
-    "area-missing": ("annotations have no usable area", "set to box width * height"),
-    "id-missing": ("annotations have no id", "named after their place in the file"),
-}
-
-
-_KEYS: dict[type, frozenset[str]] = {
-    kind: frozenset(kind.__struct_encode_fields__) for kind in (Image, Annotation, Category)
-}
-_FIELDS = msgspec.json.Decoder(Fields)
-_ENCODER = msgspec.json.Encoder()
-
-
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    images: list[Image]
-    annotations: list[Annotation]
-    categories: list[Category]
-    info: dict[str, Any] = {}
-    licenses: list[dict[str, Any]] = []
+_UNKNOWN_KEY = re.compile(
+    r"Object contains unknown field `(?P<key>.*?)`"
+    r"(?: - at `\$(?:\.(?P<section>images|annotations|categories)\[.*\])?`)?$",
+    re.DOTALL,
+)
 
 
 def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
@@ -92,14 +74,7 @@ def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
             f"source {source.name}: a COCO file has no parts, so its split is all, not"
             f" {source.split!r}; give the annotation file of that part instead."
         )
-    try:
-        data = Path(source.annotations).read_bytes()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise RelayError(
-            f"{source.annotations}: the annotation file of source {source.name} cannot be read"
-            f" ({reason}); give the path of a COCO JSON file."
-        ) from error
+    data = read_bytes(source.annotations)
     return decode(data, source.name, source.annotations)
 
 
@@ -121,7 +96,7 @@ def decode(data: bytes, source: str, where: str) -> tuple[Dataset, list[Finding]
             return _decode_whole(data, source, where)
     except RecursionError as error:
         raise RelayError(f"{where}: nested too deeply to be a COCO file.") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnbalancedError) as error:
         raise RelayError(
             f"{where}: not valid JSON ({error}; the file has {len(data)} bytes); copy or export it"
             " again."
@@ -155,7 +130,7 @@ def _spread(records: Sequence[Record]) -> list[Record | Raw]:
     return [r if r.extra is UNSET else _spread_one(r, r.extra) for r in records]
 
 
-def _spread_one(record: Record, extra: Fields) -> Raw:
+def _spread_one(record: Record, extra: dict[str, Raw]) -> Raw:
     # `extra` is the last field, so the encoded record ends in ,"relaydet:extra":{...}}.
     whole, tail = msgspec.json.encode(record), msgspec.json.encode(extra)
     known = whole[: -len(f',"{EXTRA_KEY}":') - len(tail) - 1]
@@ -179,172 +154,106 @@ def _refuse_other_encodings(data: bytes, where: str) -> None:
 
 
 def _decode_whole(data: bytes, source: str, where: str) -> tuple[Dataset, list[Finding]]:
-    try:
-        file = msgspec.json.decode(data, type=_File)
-    except msgspec.ValidationError:
-        return _decode_sections(data, source, where)
-    for records in (file.images, file.annotations, file.categories):
-        _refuse_reserved_key(any(r.extra is not UNSET for r in records), where)
-    dataset = Dataset(file.images, file.annotations, file.categories, file.info, file.licenses)
-    return dataset, []
-
-
-def _decode_sections(data: bytes, source: str, where: str) -> tuple[Dataset, list[Finding]]:
-    try:
-        top = msgspec.json.decode(data, type=Fields)
-    except msgspec.ValidationError as error:
-        raise RelayError(_describe_other_shape(data, where)) from error
-    missing = [section for section in SECTIONS if section not in top]
-    if missing:
-        raise RelayError(
-            f"{where}: {' and '.join(missing)} missing (the file has {', '.join(top) or 'no keys'})"
-            "; give a COCO detection file with images, annotations and categories."
-        )
-    images, of_images = _read_section(top["images"], Image, source, where)
-    annotations, of_annotations = _read_section(top["annotations"], Annotation, source, where)
-    categories, of_categories = _read_section(top["categories"], Category, source, where)
-    info = _convert_or(top.get("info"), dict[str, Any], {})
-    licenses = _convert_or(top.get("licenses"), list[dict[str, Any]], [])
-    findings = of_images + of_annotations + of_categories
-    left = [key for key in top if key not in (*SECTIONS, "info", "licenses")]
-    left += [key for key, value in (("info", info), ("licenses", licenses)) if value is None]
-    findings += [
-        Finding("key-left", "info", source, f"{where}: {key!r} beside the images", "not carried")
-        for key in left
-    ]
-    return Dataset(images, annotations, categories, info or {}, licenses or []), findings
-
-
-def _read_section(
-    raw: Raw, kind: type[RecordType], source: str, where: str
-) -> tuple[list[RecordType], list[Finding]]:
-    """Read a list of records, one by one where they do not all fit."""
-    name = kind.__name__.lower()
-    try:
-        records: list[RecordType] = msgspec.json.decode(raw, type=list[kind])  # type: ignore[valid-type]
-        _refuse_reserved_key(any(r.extra is not UNSET for r in records), where)
-        return records, []
-    except msgspec.ValidationError:
-        rows = _convert_or(raw, list[Raw], [])
-    if rows is None:
-        raise RelayError(f"{where}: the {name} section is not a list; export the file again.")
-    records, findings = [], []
-    mended: Counter[str] = Counter()
-    decoder = msgspec.json.Decoder(kind)
-    for index, row in enumerate(rows):
+    """Decode at C speed, with a field for every key that the file turns out to have."""
+    unknown: dict[str, list[str]] = {"": [], **{section: [] for section in KINDS}}
+    while sum(map(len, unknown.values())) <= MAX_UNKNOWN_KEYS:
         try:
-            records.append(_read_record(row, decoder, index, mended, where))
+            file: Any = msgspec.json.decode(data, type=_file_type(unknown))
         except msgspec.ValidationError as error:
-            message = f"{name} {index} (counted from 0) of {where} cannot be used: {error}"
-            place = _id_of(row) if kind is Annotation else None
-            findings.append(
-                Finding(f"{name}-unusable", "warning", source, message, "dropped", annotation=place)
-            )
-    for code, count in mended.items():
-        what, action = _MENDED[code]
-        findings.append(Finding(code, "info", source, f"{where}: {count} {what}", action))
-    return records, findings
+            found = _UNKNOWN_KEY.match(str(error))
+            if found is None or not _can_be_field(found["key"]):
+                break
+            keys = unknown[found["section"] or ""]
+            if found["key"] in keys:
+                break
+            keys.append(found["key"])
+        except msgspec.DecodeError:
+            if holds_not_finite(data):
+                break
+            raise
+        else:
+            return _as_dataset(file, unknown, source, where)
+    _refuse_other_shape(data, where)
+    return decode_loosely(data, source, where)
 
 
-def _read_record(
-    row: Raw,
-    decoder: msgspec.json.Decoder[RecordType],
-    index: int,
-    mended: Counter[str],
-    where: str,
-) -> RecordType:
-    """Read one record; raises msgspec.ValidationError where it cannot be one."""
-    fields: Fields = _FIELDS.decode(row)
-    _refuse_reserved_key(EXTRA_KEY in fields, where)
-    kind = decoder.type
-    unknown = [key for key in fields if key not in _KEYS[kind]]
-    extra = {key: fields.pop(key) for key in unknown}
-    try:
-        record = decoder.decode(_ENCODER.encode(fields) if extra else row)
-    except msgspec.ValidationError:
-        moved, codes = _mend(kind, fields, index)
-        record = decoder.decode(_ENCODER.encode(fields))
-        extra.update(moved)
-        mended.update(codes)
-    if extra:
-        record.extra = extra
-    return record
+def _can_be_field(key: str) -> bool:
+    return key.isprintable() and not {'"', "\\"} & set(key)
 
 
-def _mend(kind: type, known: Fields, index: int) -> tuple[Fields, list[str]]:
-    """Replace, in place, values that need not stop a record from being one.
-
-    Returns:
-        Values taken out because another type than ours has the right to stand there, and codes of
-        what was made up.
-    """
-    extra, codes = {}, []
-    for key, expected in _OPTIONAL[kind].items():
-        if key in known and _convert_or(known[key], expected, None) is None:
-            extra[key] = known.pop(key)
-    for key in _WHOLE[kind]:
-        if key in known:
-            known[key] = _whole(known[key])
-    if kind is Image:
-        bad = [
-            key for key in ("width", "height") if _convert_or(known.get(key), Side, None) is None
-        ]
-        extra.update({f"raw_{key}": known[key] for key in bad if key in known})
-        known.update({key: Raw(b"0") for key in bad})
-        codes += ["size-missing"] if bad else []
-    if kind is Annotation:
-        flag = known.get("iscrowd")
-        if flag is not None:
-            flags = {b"null": b"0", b"false": b"0", b"true": b"1"}
-            known["iscrowd"] = Raw(flags.get(bytes(flag), bytes(flag)))
-        if "bbox" in known and _convert_or(known.get("area"), float, None) is None:
-            if "area" in known:
-                extra["raw_area"] = known["area"]
-            _, _, width, height = msgspec.json.decode(known["bbox"], type=Box)
-            known["area"] = Raw(msgspec.json.encode(width * height))
-            codes.append("area-missing")
-        if "id" not in known:
-            known["id"] = Raw(msgspec.json.encode(f"number {index}"))
-            codes.append("id-missing")
-    return extra, codes
+def _file_type(unknown: dict[str, list[str]]) -> type:
+    fields: list[Any] = [
+        (section, list[_with_keys(kind, unknown[section])])  # type: ignore[misc]
+        for section, kind in KINDS.items()
+    ]
+    fields += [(key, Raw, msgspec.field(default=Raw(b""))) for key in ("info", "licenses")]
+    fields += _raw_fields(unknown[""])
+    return msgspec.defstruct("File", fields, forbid_unknown_fields=True)
 
 
-def _whole(raw: Raw) -> Raw:
-    """A whole number written as 640.0 or 6.4e2 as 640; anything else as it is."""
-    number = _convert_or(raw, float, None)
-    if number is None or not number.is_integer() or bytes(raw).lstrip(b"-").isdigit():
-        return raw
-    return Raw(str(int(number)).encode())
+def _with_keys(kind: type, keys: list[str]) -> type:
+    """A record type with further fields."""
+    if not keys:
+        return kind
+    name = f"{kind.__name__}WithKeys"
+    return msgspec.defstruct(
+        name, _raw_fields(keys), bases=(kind,), forbid_unknown_fields=True, gc=False
+    )
 
 
-def _convert_or(raw: Raw | None, expected: Any, default: Any) -> Any:
-    """The value in a type; `default` if there is no value, None if it is of another type."""
-    if raw is None:
-        return default
-    try:
-        return msgspec.json.decode(raw, type=expected)
-    except msgspec.ValidationError:
-        return None
+def _raw_fields(keys: list[str]) -> list[tuple[str, Any, Any]]:
+    # Keys of a file need not be names that Python could have.
+    return [
+        (f"unknown_{number}", Raw | UnsetType, msgspec.field(default=UNSET, name=key))
+        for number, key in enumerate(keys)
+    ]
 
 
-def _id_of(row: Raw) -> Id | None:
-    fields = _convert_or(row, Fields, None) or {}
-    return _convert_or(fields.get("id"), Id, None)
+def _as_dataset(
+    file: Any, unknown: dict[str, list[str]], source: str, where: str
+) -> tuple[Dataset, list[Finding]]:
+    for section, kind in KINDS.items():
+        records = getattr(file, section)
+        refuse_reserved_key(any(r.extra is not UNSET for r in records), where)
+        if unknown[section]:
+            _gather(records, kind, unknown[section])
+    info = read_metadata(bytes(file.info), dict[str, Any])
+    licenses = read_metadata(bytes(file.licenses), list[dict[str, Any]])
+    left = [key for key, value in (("info", info), ("licenses", licenses)) if value is None]
+    dataset = Dataset(file.images, file.annotations, file.categories, info or {}, licenses or [])
+    return dataset, keys_left(unknown[""] + left, source, where)
 
 
-def _refuse_reserved_key(present: bool, where: str) -> None:
-    if present:
-        raise RelayError(f"{where}: the key {EXTRA_KEY!r} is reserved; rename it in the file.")
+def _gather(records: list[Any], kind: Any, keys: list[str]) -> None:
+    """Put what stands in the further fields of records into `extra`, in place."""
+    known = attrgetter(*[name for name in kind.__struct_fields__ if name != "extra"])
+    further = attrgetter(*[f"unknown_{number}" for number in range(len(keys))])
+    one = len(keys) == 1  # attrgetter then gives no tuple
+    for index, record in enumerate(records):
+        values = (further(record),) if one else further(record)
+        extra = {key: value for key, value in zip(keys, values, strict=True) if value is not UNSET}
+        records[index] = kind(*known(record), extra or UNSET)
 
 
-def _describe_other_shape(data: bytes, where: str) -> str:
-    rows = msgspec.json.decode(data)
-    first = rows[0] if isinstance(rows, list) and rows else None
-    if isinstance(first, dict) and {"image_id", "score"} <= first.keys():
-        what = "a list of detections (a COCO results file)"
-    else:
-        what = "a list" if isinstance(rows, list) else "a single value"
-    return (
+def _refuse_other_shape(data: bytes, where: str) -> None:
+    text = data.lstrip()[:1]
+    if text == b"{":
+        return
+    what = "a single value"
+    if text == b"[":
+        start = data.index(b"[")
+        first = next(elements(data, start), (start, start))
+        keys = _keys_of(data[slice(*first)])
+        is_results = {"image_id", "score"} <= keys
+        what = "a list of detections (a COCO results file)" if is_results else "a list"
+    raise RelayError(
         f"{where}: holds {what}, not a COCO detection file; give the file with images,"
         " annotations and categories."
     )
+
+
+def _keys_of(row: bytes) -> set[str]:
+    try:
+        return set(msgspec.json.decode(row, type=dict[str, Raw]))
+    except msgspec.DecodeError:
+        return set()
