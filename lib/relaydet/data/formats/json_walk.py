@@ -102,9 +102,12 @@ def _end_of_string(data: bytes, position: int) -> int:
 
 def _key(text: bytes) -> str:
     try:
-        return str(json.loads(text))
+        key = json.loads(text)
     except ValueError as error:
         raise UnbalancedError(f"a key that is none: {text[:40]!r}") from error
+    if not isinstance(key, str):
+        raise UnbalancedError(f"a key that is no text: {text[:40]!r}")
+    return key
 
 
 def _after(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
