@@ -101,3 +101,26 @@ def test_open_store(location, folder, tmp_path, monkeypatch):
     store.write("a.txt", b"x")
     monkeypatch.chdir("/")
     assert store.read("a.txt") == b"x", "it stays where it was opened"
+
+
+def test_a_file_may_come_in_pieces(tmp_path):
+    store = LocalStore(tmp_path)
+    store.write("a/b", iter([b"1", b"23"]))
+    assert store.read("a/b") == b"123"
+
+
+def test_a_folder_is_put_whole_or_not_at_all(tmp_path):
+    store = LocalStore(tmp_path)
+    for text in (b"1", b"2"):
+        with store.folder("out/voc") as put:
+            put(f"a/{text.decode()}.xml", text)
+    assert [p.name for p in (tmp_path / "out/voc/a").iterdir()] == ["2.xml"]
+
+    def fail() -> None:
+        with store.folder("out/voc") as put:
+            put("a/3.xml", b"3")
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fail()
+    assert [p.name for p in (tmp_path / "out").rglob("*")] == ["voc", "a", "2.xml"]

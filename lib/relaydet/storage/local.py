@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from relaydet.errors import RelayError
@@ -39,8 +42,10 @@ class LocalStore:
         except OSError as error:
             raise RelayError(f"{self.path(name)}: cannot be read ({error.strerror}).") from error
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> None:
         """Put a whole file; what was there stays until the new one is safely on the disk.
+
+        A large one may come in pieces, so that it is never in memory as a whole.
 
         Temporary files that a killed process left in that folder an hour ago or more are removed.
         """
@@ -53,7 +58,7 @@ class LocalStore:
                 dir=target.parent, prefix=f".{target.name}.", suffix=TEMPORARY
             )
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)
@@ -66,6 +71,43 @@ class LocalStore:
                 f"{target}: cannot be written ({error.strerror}); free space or choose another"
                 " STORE."
             ) from error
+
+    @contextmanager
+    def folder(self, name: str) -> Iterator[Callable[[str, bytes], None]]:
+        """Put a whole folder of files: all of them, or none where the block is left by an error.
+
+        What was in the folder before is replaced.
+
+        Yields:
+            A function that adds a file, by its name below the folder, and its bytes.
+        """
+        target = self.path(name)
+        temporary = None
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=self.root, prefix=f".{target.name}."))
+
+            def put(file_name: str, data: bytes, folder: Path = temporary) -> None:
+                path = folder / file_name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+
+            yield put
+            temporary.chmod(0o755)
+            old = temporary.with_name(f"{temporary.name}.old")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rename(old)
+            temporary.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise RelayError(
+                f"{target}: cannot be written ({error.strerror}); free space or choose another"
+                " STORE."
+            ) from error
+        finally:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
 
     def names(self, prefix: str) -> list[str]:
         """Names of the files in a folder (not below it), sorted; temporary files are left out."""
@@ -82,6 +124,11 @@ class LocalStore:
     def delete(self, name: str) -> None:
         """Remove a file; none there is fine."""
         self.path(name).unlink(missing_ok=True)
+
+    def delete_folder(self, name: str) -> None:
+        """Remove a folder with all that is in it; none there is fine."""
+        if self.path(name).exists():
+            shutil.rmtree(self.path(name))
 
     def describe(self, name: str) -> str:
         """The name as a person would open it."""

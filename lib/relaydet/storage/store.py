@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -20,8 +21,11 @@ class Store(Protocol):
     def read(self, name: str) -> bytes:
         """The bytes of a file; raises RelayError where there is none."""
 
-    def write(self, name: str, data: bytes) -> None:
-        """Put a whole file: a reader sees the old one or the new one, never a part."""
+    def write(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> None:
+        """Put a whole file: a reader sees the old one or the new one, never a part.
+
+        A large one may come in pieces, so that it is never in memory as a whole.
+        """
 
     def names(self, prefix: str) -> list[str]:
         """Names of the files in a folder (not below it), sorted."""

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 from relaydet.bars import OpenBar, no_bar
+from relaydet.data.images.archive import open_archive
 from relaydet.data.images.folder import ImageFolder
 from relaydet.data.images.pixels import UPRIGHT, Header, decode_rgb, header_of
+from relaydet.data.images.remote import open_remote
+from relaydet.data.locations import is_other_archive, is_remote, split_zip_path
 from relaydet.errors import RelayError
+from relaydet.storage.zips import is_zip
 
 __all__ = ["UPRIGHT", "Header", "Images", "decode_rgb", "header_of", "open_images", "read_header"]
 
@@ -42,18 +46,29 @@ def open_images(location: str, bar: OpenBar = no_bar) -> Images:
     """Open the place that the images of a source are in.
 
     Args:
-        location: path of a folder.
-        bar: shows how far a download is.
+        location: path of a folder or of a zip, or of a folder in a zip; an http(s):// or gs://
+            address of the same.
+        bar: shows how far the download of a zip is.
 
     Raises:
-        RelayError: it is not a folder that exists.
+        RelayError: there is no such place, or it is of another kind.
     """
+    if is_other_archive(location) and not Path(location).is_dir():
+        raise RelayError(
+            f"{location}: archives of this kind cannot be read in place; unpack it and give the"
+            " folder, or pack it as a zip."
+        )
+    if is_remote(location):
+        return open_remote(location, bar)
     root = Path(location)
     if root.is_dir():
         return ImageFolder(root)
-    what = "is a file, not a folder" if root.is_file() else "does not exist"
+    zipped = split_zip_path(location)
+    if zipped is not None and is_zip(zipped[0]):
+        return open_archive(*zipped)
+    what = "is a file, not a folder" if zipped is not None else "does not exist"
     raise RelayError(
-        f"{location}: the image folder {what}; give the folder that the file names in the"
+        f"{location}: the image folder {what}; give the folder or zip that the file names in the"
         " annotations start from."
     )
 
