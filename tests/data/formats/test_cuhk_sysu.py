@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.io import savemat
 
 from relaydet.config import SourceConfig
@@ -16,7 +17,7 @@ from relaydet.data.formats.cuhk_sysu import read_test, read_test_boxes
 from relaydet.errors import RelayError
 
 BYTE_BOX = np.array([[200, 1, 100, 150]], dtype=np.uint8)  # x + width wraps in uint8
-WIDE_BOX = np.array([[1, 90, 88, 250]], dtype=np.uint16)
+WIDE_BOX = np.array([[1, 90, 88, 300]], dtype=np.uint16)
 FLAT_BOX = np.array([[5, 5, 0, 9]], dtype=np.uint8)
 
 
@@ -45,21 +46,23 @@ def person(name: str, *places: tuple) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Three images, of which s3 is for testing and s2 has no file."""
+    """Three images, of which s3 is for testing."""
+    return write_folder(tmp_path)
+
+
+def write_folder(root: Path) -> Path:
     images = [
         ("s1.jpg", 3, boxes((BYTE_BOX, 0), (WIDE_BOX, 1), (FLAT_BOX, 0))),
         ("s2.jpg", 0, np.zeros((0, 0))),
         ("s3.jpg", 1, boxes((BYTE_BOX, 0))),
     ]
-    (tmp_path / "test" / "train_test").mkdir(parents=True)
-    savemat(tmp_path / "Images.mat", {"Img": struct(images, "imname", "nAppear", "box")})
-    savemat(tmp_path / "pool.mat", {"pool": cells([cells(["s3.jpg"])])})
+    (root / "test" / "train_test").mkdir(parents=True)
+    savemat(root / "Images.mat", {"Img": struct(images, "imname", "nAppear", "box")})
+    savemat(root / "pool.mat", {"pool": cells([cells(["s3.jpg"])])})
     train = cells([person("p12", ("s1.jpg", BYTE_BOX)), person("p13", ("s1.jpg", WIDE_BOX))])
-    savemat(tmp_path / "test" / "train_test" / "Train.mat", {"Train": train})
-    savemat(tmp_path / "Person.mat", {"Person": person("p99", ("s3.jpg", BYTE_BOX))})
-    for name in ("s1.jpg", "s3.jpg"):
-        Image.new("RGB", (400, 360)).save(tmp_path / name)
-    return tmp_path
+    savemat(root / "test" / "train_test" / "Train.mat", {"Train": train})
+    savemat(root / "Person.mat", {"Person": person("p99", ("s3.jpg", BYTE_BOX))})
+    return root
 
 
 def read(folder: Path, **options):
@@ -76,12 +79,12 @@ def test_all_that_the_files_say_is_read(folder):
     assert [extra_fields(image)["split"] for image in dataset.images] == ["train", "train", "test"]
     assert [(a.id, a.image_id, a.bbox, a.area) for a in dataset.annotations] == [
         (1, 1, (199.0, 0.0, 100.0, 150.0), 15000.0),
-        (2, 1, (0.0, 89.0, 88.0, 250.0), 22000.0),
+        (2, 1, (0.0, 89.0, 88.0, 300.0), 26400.0),
         (3, 3, (199.0, 0.0, 100.0, 150.0), 15000.0),
     ]
     assert [extra_fields(a) for a in dataset.annotations] == [
         {"hard": 0, "pid": 12, "raw_bbox": [200, 1, 100, 150]},
-        {"hard": 1, "pid": 13, "raw_bbox": [1, 90, 88, 250]},
+        {"hard": 1, "pid": 13, "raw_bbox": [1, 90, 88, 300]},
         {"hard": 0, "pid": 99, "raw_bbox": [200, 1, 100, 150]},
     ]
     assert [(c.id, c.name) for c in dataset.categories] == [(1, "person")]
@@ -102,6 +105,34 @@ def test_a_split_takes_its_images_and_their_boxes(folder, split, names):
     assert {a.image_id for a in dataset.annotations} <= {image.id for image in dataset.images}
 
 
+def test_only_a_split_needs_to_know_the_test_images(folder):
+    (folder / "pool.mat").unlink()
+    dataset, findings = read(folder)
+    assert len(dataset.images) == 3
+    assert [extra_fields(image) for image in dataset.images] == [{}, {}, {}]
+    assert (findings[0].code, findings[0].severity) == ("split-unknown", "info")
+    for split in ("train", "test"):
+        with pytest.raises(RelayError, match=r"pool\.mat: does not exist"):
+            read(folder, split=split)
+
+
+def test_boxes_that_are_none_are_counted_on(folder):
+    images = [("s1.jpg", 250, boxes(*[(FLAT_BOX, 0)] * 249, (BYTE_BOX, 0)))]
+    savemat(folder / "Images.mat", {"Img": struct(images, "imname", "nAppear", "box")})
+    dataset, findings = read(folder)
+    assert len(dataset.annotations) == 1
+    empty = [f for f in findings if f.code == "box-empty"]
+    assert (len(empty), empty[-1].message[:7]) == (101, "149 mor")
+
+
+@pytest.mark.parametrize(("name", "pid"), [("p0042", 42), ("42p", -1), ("9" * 5000, -1)])
+def test_an_identity_is_the_number_its_name_ends_in(folder, name, pid):
+    savemat(folder / "Person.mat", {"Person": person(name, ("s3.jpg", BYTE_BOX))})
+    dataset, findings = read(folder, split="test")
+    assert [extra_fields(a)["pid"] for a in dataset.annotations] == [pid]
+    assert ("identity-unclear" in {f.code for f in findings}) == (pid == -1)
+
+
 def test_the_offset_is_the_users_choice(folder):
     dataset, _ = read(folder, offset=0)
     assert dataset.annotations[0].bbox == (200.0, 1.0, 100.0, 150.0)
@@ -119,13 +150,14 @@ def test_identities_are_optional(folder):
     ("name", "action", "message"),
     [
         ("Images.mat", "remove", "Images.mat: does not exist"),
-        ("pool.mat", "remove", "pool.mat: does not exist"),
         ("Images.mat", "truncate", "Images.mat: not a readable .mat file.*truncated"),
         ("Person.mat", "truncate", "Person.mat: not a readable .mat file"),
         ("Images.mat", "rename", "Images.mat: has no variable Img but other, second"),
         ("pool.mat", "rename", "pool.mat: has no variable pool but other"),
         ("Images.mat", "flatten", "Img should be a struct with the fields imname, box"),
         ("Images.mat", "hdf5", "version 7.3"),
+        ("Images.mat", "unbox", "box of s1.jpg should be a struct with the fields idlocate"),
+        ("Person.mat", "unplace", "scene of p9 should be a struct with the fields imname"),
     ],
 )
 def test_broken_folders_are_refused(folder, name, action, message):
@@ -136,6 +168,10 @@ def test_broken_folders_are_refused(folder, name, action, message):
         path.write_bytes(path.read_bytes()[:-60])
     elif action == "rename":
         savemat(path, {"other": 1, "second": 2})
+    elif action == "unbox":
+        savemat(path, {"Img": struct([("s1.jpg", 1, BYTE_BOX)], "imname", "nAppear", "box")})
+    elif action == "unplace":
+        savemat(path, {"Person": struct([("p9", 1, "s1.jpg")], "idname", "nAppear", "scene")})
     elif action == "flatten":
         savemat(path, {"Img": struct([(1,)], "imnames")})
     else:
@@ -166,7 +202,7 @@ def test_a_search_protocol_of_any_gallery_size(tmp_path, stem, variable):
     assert test.empty_slots == 2
     by_name = read_test_boxes(tmp_path / f"{stem}.mat")
     assert {name: found.tolist() for name, found in by_name.items()} == {
-        "s1.jpg": [[1, 90, 88, 250]] * 2,
+        "s1.jpg": [[1, 90, 88, 300]] * 2,
         "s3.jpg": [[200, 1, 100, 150]],
     }
 
@@ -196,3 +232,30 @@ def test_the_real_search_protocol(shared):
     }
     assert (len(set(test.images)), len(train)) == (6978, 11_206)
     assert train.isdisjoint(test.images)
+
+
+@pytest.fixture(scope="module")
+def real_folder(tmp_path_factory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("search"))
+
+
+FILES = ("Images.mat", "pool.mat", "Person.mat", "test/train_test/Train.mat")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.sampled_from(FILES))
+def test_any_bytes_give_a_dataset_or_a_relay_error(real_folder, data, name):
+    path = real_folder / name
+    valid = path.read_bytes()
+    changed = bytearray(valid)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(changed) - 1))
+        changed[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
+    try:
+        path.write_bytes(data.draw(st.sampled_from([bytes(changed), data.draw(st.binary())])))
+        dataset, _ = read(real_folder)
+        assert all("pid" in extra_fields(a) for a in dataset.annotations)
+    except RelayError:
+        return
+    finally:
+        path.write_bytes(valid)

@@ -10,7 +10,8 @@ from pathlib import Path
 from relaydet.config import SourceConfig
 from relaydet.data.dataset import Dataset
 from relaydet.data.findings import Finding
-from relaydet.data.formats import coco, cuhk_sysu
+from relaydet.data.formats import coco, crowdhuman, cuhk_sysu, prw, voc, yolo
+from relaydet.data.locations import read_bytes
 from relaydet.errors import RelayError
 
 Reader = Callable[[SourceConfig], tuple[Dataset, list[Finding]]]
@@ -18,6 +19,21 @@ Reader = Callable[[SourceConfig], tuple[Dataset, list[Finding]]]
 FORMATS: dict[str, Reader] = {
     "coco": coco.read,
     "cuhk_sysu": cuhk_sysu.read,
+    "prw": prw.read,
+    "crowdhuman": crowdhuman.read,
+    "voc": voc.read,
+    "yolo": yolo.read,
+}
+
+# Stores the bytes of a file under a relative name.
+Put = Callable[[str, bytes], None]
+Writer = Callable[[Dataset, Put], list[Finding]]
+
+IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+
+WRITERS: dict[str, Writer] = {
+    "voc": voc.write,
+    "yolo": yolo.write,
 }
 
 
@@ -40,17 +56,54 @@ def read_source(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
     return FORMATS[source.format](source)
 
 
+def check_writable(name: str) -> None:
+    """Raise RelayError unless there is a writer of that format."""
+    if name not in WRITERS:
+        close = difflib.get_close_matches(name.lower(), WRITERS, n=1, cutoff=0.5)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise RelayError(
+            f"FORMATS: the format {name!r} cannot be written{hint}; known are"
+            f" {', '.join(WRITERS)}, and COCO is always written."
+        )
+
+
+def write_format(name: str, dataset: Dataset, put: Put) -> list[Finding]:
+    """Write a merged dataset in another format than COCO.
+
+    Args:
+        name: one of `WRITERS`.
+        dataset: file names are "<source>/<path in that source>"; boxes and areas are finite.
+        put: stores the bytes of a file under a relative name.
+
+    Returns:
+        What the format cannot hold.
+
+    Raises:
+        RelayError: the format is unknown, or cannot hold a name of the dataset.
+    """
+    check_writable(name)
+    return WRITERS[name](dataset, put)
+
+
 def hash_annotations(source: SourceConfig) -> str:
-    """SHA-256 (hex) of the annotation file, or of the names and hashes of all files in the folder.
+    """SHA-256 (hex) of the annotation file, or of names and hashes of a folder's files.
+
+    Images that lie in the folder as well do not count.
 
     Raises:
         RelayError: a file cannot be read.
     """
     root = Path(source.annotations)
     try:
-        if not root.is_dir():
+        if root.is_file():
             return _sha256(root)
-        files = sorted(path for path in root.rglob("*") if path.is_file())
+        if not root.is_dir():  # in a zip, or far away
+            return hashlib.sha256(read_bytes(source.annotations)).hexdigest()
+        files = sorted(
+            path
+            for path in root.rglob("*")
+            if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES
+        )
         listing = [f"{path.relative_to(root).as_posix()} {_sha256(path)}\n" for path in files]
     except OSError as error:
         raise RelayError(

@@ -52,6 +52,8 @@ MAX_UNKNOWN_KEYS = 24
 CHUNK_RECORDS = 20_000
 CHUNK_BYTES = 1 << 24
 
+_ENCODER = msgspec.json.Encoder()
+
 _UNKNOWN_KEY = re.compile(
     r"Object contains unknown field `(?P<key>.*?)`"
     r"(?: - at `\$(?:\.(?P<section>images|annotations|categories)\[.*\])?`)?$",
@@ -111,7 +113,7 @@ def encode(dataset: Dataset) -> bytes:
     return b"".join(iter_encoded(dataset))
 
 
-def iter_encoded(dataset: Dataset) -> Iterator[bytes]:
+def iter_encoded(dataset: Dataset) -> Iterator[bytes | memoryview]:
     """The bytes of `encode` in pieces, for writing a large dataset without holding it twice."""
     head = {"info": dataset.info, "licenses": dataset.licenses}
     yield msgspec.json.encode(head)[:-1]
@@ -120,19 +122,22 @@ def iter_encoded(dataset: Dataset) -> Iterator[bytes]:
         records: Sequence[Record] = getattr(dataset, section)
         for start in range(0, len(records), CHUNK_RECORDS):
             yield b",\n" if start else b"\n"
-            yield msgspec.json.encode(_spread(records[start : start + CHUNK_RECORDS]))[1:-1]
+            encoded = _ENCODER.encode(_spread(records[start : start + CHUNK_RECORDS]))
+            yield memoryview(encoded)[1:-1]
         yield b"]"
     yield b"}\n"
 
 
-def _spread(records: Sequence[Record]) -> list[Record | Raw]:
+def _spread(records: Sequence[Record]) -> Sequence[Record | Raw]:
     """Put the unknown keys of records back among their fields."""
+    if [r.extra for r in records].count(UNSET) == len(records):
+        return records
     return [r if r.extra is UNSET else _spread_one(r, r.extra) for r in records]
 
 
 def _spread_one(record: Record, extra: dict[str, Raw]) -> Raw:
     # `extra` is the last field, so the encoded record ends in ,"relaydet:extra":{...}}.
-    whole, tail = msgspec.json.encode(record), msgspec.json.encode(extra)
+    whole, tail = _ENCODER.encode(record), _ENCODER.encode(extra)
     known = whole[: -len(f',"{EXTRA_KEY}":') - len(tail) - 1]
     return Raw(known + (b"," + tail[1:] if extra else b"}"))
 
@@ -214,7 +219,7 @@ def _as_dataset(
 ) -> tuple[Dataset, list[Finding]]:
     for section, kind in KINDS.items():
         records = getattr(file, section)
-        refuse_reserved_key(any(r.extra is not UNSET for r in records), where)
+        refuse_reserved_key([r.extra for r in records].count(UNSET) < len(records), where)
         if unknown[section]:
             _gather(records, kind, unknown[section])
     info = read_metadata(bytes(file.info), dict[str, Any])

@@ -6,6 +6,7 @@ Source of the format: http://www.ee.cuhk.edu.hk/~xgwang/PS/dataset.html (Xiao et
     Images.mat  Img     1xN struct (imname, nAppear, box); box is a 1xM struct (idlocate, ishard):
                         every person in every image
     pool.mat    pool    cells, each a cell with an image name: the test images; train is the rest
+                        (where there is no such file, only the split "all" can be read)
     Person.mat  Person  1xP struct (idname, nAppear, scene): the labelled identities
     test/train_test/Train.mat     Train     cells of 1x1 structs like Person's
     test/train_test/TestG<n>.mat  TestG<n>  1xQ struct (Query, Gallery): the search protocol
@@ -21,8 +22,8 @@ with them. The box as stored is kept in the extra field `raw_bbox`.
 
 Extra fields: annotations have `hard` (0 or 1; a difficult sample, which is not `iscrowd`), `pid`
 (the number in the identity's name, -1 where the person is not labelled) and `raw_bbox`; images have
-`split` (train or test). The files hold no image sizes: they are read from the images
-later on (`checks.files`).
+`split` (train or test), unless there is no pool.mat. The files hold no image sizes: they are read
+from the images later on (`checks.files`).
 """
 
 from __future__ import annotations
@@ -31,18 +32,24 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from relaydet.config import SourceConfig
 from relaydet.data.dataset import Annotation, Category, Dataset, Image, gc_paused, set_extra
 from relaydet.data.findings import Finding
+from relaydet.data.formats.matlab import Value, is_empty, load, pick, rows, texts
+from relaydet.data.formats.noticed import Noticed
 from relaydet.errors import RelayError
 
 PERSON = 1
 UNLABELLED = -1
 SPLITS = ("all", "train", "test")
+HINT = "give CUHK-SYSU's folder `annotation`, with Images.mat and pool.mat in it"
+TEST_HINT = "give a TestG file of CUHK-SYSU"
+
+# Of no more digits than every JSON reader keeps.
+_PID = re.compile(r"(?<![0-9])[0-9]{1,15}$")
 
 # An image name and the raw box in it: what the files agree on about one person.
 Place = tuple[str, tuple[float, ...]]
@@ -50,7 +57,7 @@ Place = tuple[str, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class TestBoxes:
-    """Queries and filled gallery slots of a TestG file, in file order."""
+    """Queries of a TestG file, then its filled gallery slots, each in file order."""
 
     images: list[str]
     """Image name of each box."""
@@ -82,24 +89,27 @@ def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
             f" {', '.join(SPLITS)}."
         )
     folder = Path(source.annotations)
-    rows = _rows(folder / "Images.mat", "Img", ("imname", "box"))
-    test_names = {_text(cell) for cell in _cells(folder / "pool.mat", "pool")}
-    identities, findings = _read_identities(folder, source.name)
+    path = folder / "Images.mat"
+    images = _rows(path, "Img", ("imname", "box"))
+    noticed = Noticed(source.name)
+    test_names = _read_pool(folder / "pool.mat", source.split, noticed)
+    identities = _read_identities(folder, noticed)
     dataset = Dataset([], [], [Category(PERSON, "person")])
     with gc_paused():
-        for row in rows:
-            name = _text(row["imname"])
-            split = "test" if name in test_names else "train"
+        for name, boxes in ((_text(name), boxes) for name, boxes in images):
+            split = "test" if test_names and name in test_names else "train"
             if source.split in ("all", split):
                 image = Image(len(dataset.images) + 1, name, 0, 0)
-                set_extra(image, split=split)
+                if test_names is not None:
+                    set_extra(image, split=split)
                 dataset.images.append(image)
-                _read_boxes(row["box"], image, source, identities, dataset.annotations, findings)
-    absent = test_names - {_text(row["imname"]) for row in rows}
+                persons = rows(boxes, ("idlocate", "ishard"), f"{path}: box of {name}", HINT)
+                _read_boxes(persons, image, source, identities, dataset.annotations, noticed)
+    absent = (test_names or set()) - {_text(name) for name, _ in images}
     if absent:
         message = f"{len(absent)} test images of pool.mat are not in Images.mat, as {min(absent)}"
-        findings.append(Finding("image-unlisted", "warning", source.name, message, "left out"))
-    return dataset, findings
+        noticed.add("image-unlisted", "warning", message, "left out")
+    return dataset, noticed.findings()
 
 
 def read_test(path: Path) -> TestBoxes:
@@ -111,18 +121,23 @@ def read_test(path: Path) -> TestBoxes:
     Raises:
         RelayError: the file is missing, truncated, or has no such variable.
     """
-    rows = _rows(path, _test_variable(path), ("Query", "Gallery"))
-    slots = [(True, query) for row in rows for query in row["Query"].flat]
-    slots += [(False, slot) for row in rows for slot in row["Gallery"].flat]
-    filled = [(is_query, slot) for is_query, slot in slots if slot["idlocate"].size]
-    boxes = [_box(slot["idlocate"]) for _, slot in filled]
+    variable, value = _test_variable(path)
+    where, fields = f"{path}: {variable}", ("imname", "idlocate", "ishard")
+    tests = rows(value, ("Query", "Gallery"), where, TEST_HINT)
+    queries, gallery = (
+        [slot for test in tests for slot in rows(test[column], fields, where, TEST_HINT)]
+        for column in (0, 1)
+    )
+    slots = [(True, query) for query in queries] + [(False, slot) for slot in gallery]
+    filled = [(is_query, slot) for is_query, slot in slots if not is_empty(slot[1])]
+    boxes = [_box(box) for _, (_, box, _) in filled]
     if any(box is None for box in boxes):
         raise RelayError(f"{path}: a box is not four numbers; download the file again.")
     return TestBoxes(
-        images=[_text(slot["imname"]) for _, slot in filled],
+        images=[_text(name) for _, (name, _, _) in filled],
         boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
         is_query=np.array([is_query for is_query, _ in filled], dtype=bool),
-        is_hard=np.array([_flag(slot["ishard"]) for _, slot in filled], dtype=bool),
+        is_hard=np.array([_flag(hard) for _, (_, _, hard) in filled], dtype=bool),
         empty_slots=len(slots) - len(filled),
     )
 
@@ -144,23 +159,30 @@ def read_test_boxes(path: Path) -> dict[str, np.ndarray]:
     return {name: test.boxes[indices] for name, indices in places.items()}
 
 
+def _read_pool(path: Path, split: str, noticed: Noticed) -> set[str] | None:
+    """Names of the test images; None where they are not known and need not be."""
+    if split == "all" and not path.exists():
+        message = f"{path} does not exist; which images are for testing is not known"
+        noticed.add("split-unknown", "info", message, "kept, without split")
+        return None
+    return set(texts(pick(load(path, HINT), "pool", path, HINT)))
+
+
 def _read_boxes(
-    boxes: np.ndarray,
+    persons: list[tuple[Value, ...]],
     image: Image,
     source: SourceConfig,
     identities: dict[Place, int],
     annotations: list[Annotation],
-    findings: list[Finding],
+    noticed: Noticed,
 ) -> None:
-    """Append the boxes of one image to `annotations`; those that are none, to `findings`."""
-    for place, row in enumerate(boxes.flat):
-        raw = _box(row["idlocate"])
+    """Append the boxes of one image to `annotations`; note those that are none."""
+    for place, (box, hard) in enumerate(persons):
+        raw = _box(box)
         if raw is None or not (raw[2] > 0 and raw[3] > 0):
             what = "not four numbers" if raw is None else f"{raw[2]:g} x {raw[3]:g} pixels"
             message = f"box {place} (counted from 0) of {image.file_name} is {what}"
-            findings.append(
-                Finding("box-empty", "warning", source.name, message, "dropped", image.file_name)
-            )
+            noticed.add("box-empty", "warning", message, "dropped", image.file_name)
             continue
         x, y, width, height = raw
         annotation = Annotation(
@@ -172,117 +194,67 @@ def _read_boxes(
         )
         pid = identities.get((image.file_name, raw), UNLABELLED)
         # As stored: whole numbers of MATLAB's integer types stay whole.
-        stored = row["idlocate"].ravel().tolist()
-        set_extra(annotation, hard=int(_flag(row["ishard"])), pid=pid, raw_bbox=stored)
+        stored = box.ravel().tolist()
+        set_extra(annotation, hard=int(_flag(hard)), pid=pid, raw_bbox=stored)
         annotations.append(annotation)
 
 
-def _read_identities(folder: Path, source: str) -> tuple[dict[Place, int], list[Finding]]:
+def _read_identities(folder: Path, noticed: Noticed) -> dict[Place, int]:
     """Identity number of each labelled box, from Train.mat and Person.mat as far as they exist."""
     identities: dict[Place, int] = {}
-    findings = []
     files = {"Train": folder / "test" / "train_test" / "Train.mat", "Person": folder / "Person.mat"}
     for variable, path in files.items():
         if not path.is_file():
             message = f"{path} does not exist; persons that only it labels have pid -1"
-            findings.append(Finding("identities-missing", "info", source, message, "kept"))
+            noticed.add("identities-missing", "info", message, "kept")
             continue
         nameless = clashes = 0
-        for person in _rows(path, variable, ("idname", "scene")):
-            number = re.search(r"\d+$", _text(person["idname"]))
+        for name, scene in _rows(path, variable, ("idname", "scene")):
+            number = _PID.search(_text(name))
             if number is None:
                 nameless += 1
                 continue
-            for place in _places(person["scene"]):
+            for place in _places(scene, f"{path}: scene of {_text(name)}"):
                 clashes += identities.setdefault(place, int(number[0])) != int(number[0])
         if nameless or clashes:
             message = (
                 f"{path}: {nameless} identities whose name does not end in a number, {clashes}"
                 " boxes with a second identity"
             )
-            findings.append(Finding("identity-unclear", "warning", source, message, "not used"))
-    return identities, findings
+            noticed.add("identity-unclear", "warning", message, "not used")
+    return identities
 
 
-def _places(scene: np.ndarray) -> Iterator[Place]:
-    for row in scene.flat:
-        box = _box(row["idlocate"])
+def _places(scene: Value, where: str) -> Iterator[Place]:
+    for name, value in rows(scene, ("imname", "idlocate"), where, HINT):
+        box = _box(value)
         if box is not None:
-            yield _text(row["imname"]), box
+            yield _text(name), box
 
 
-def _rows(path: Path, variable: str, fields: tuple[str, ...]) -> list[np.void]:
-    """Elements of a struct array, whether stored as one or as cells of 1x1 structs."""
-    rows = [
-        cell.flat[0] if isinstance(cell, np.ndarray) else cell for cell in _cells(path, variable)
-    ]
-    names = set(rows[0].dtype.names or ()) if rows and isinstance(rows[0], np.void) else set()
-    if rows and not names.issuperset(fields):
-        raise RelayError(
-            f"{path}: {variable} should be a struct with the fields {', '.join(fields)}, but has"
-            f" {', '.join(sorted(names)) or 'none'}; give the annotation files of CUHK-SYSU."
-        )
-    return rows
+def _rows(path: Path, variable: str, fields: tuple[str, ...]) -> list[tuple[Value, ...]]:
+    return rows(pick(load(path, HINT), variable, path, HINT), fields, f"{path}: {variable}", HINT)
 
 
-def _cells(path: Path, variable: str) -> list[Any]:
-    values = _load(path)
-    if variable not in values:
-        raise RelayError(
-            f"{path}: has no variable {variable} but {', '.join(values) or 'none at all'}; give the"
-            " annotation files of CUHK-SYSU."
-        )
-    return list(values[variable].flat)
+def _test_variable(path: Path) -> tuple[str, Value]:
+    """Name and value of the protocol in a file, which may have been renamed."""
+    values = load(path, TEST_HINT)
+    tests = [name for name in values if name.startswith("TestG")]
+    name = tests[0] if len(tests) == 1 and path.stem not in values else path.stem
+    return name, pick(values, name, path, TEST_HINT)
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    from scipy.io import loadmat  # here: it takes longer to import than a COCO file to read
-
-    if not path.is_file():
-        raise RelayError(
-            f"{path}: does not exist; give CUHK-SYSU's folder `annotation`, with Images.mat and"
-            " pool.mat in it."
-        )
-    try:
-        values = loadmat(path)
-    except NotImplementedError as error:
-        raise RelayError(
-            f"{path}: saved in MATLAB's version 7.3, which is not read; save it with -v7."
-        ) from error
-    except Exception as error:  # scipy raises whatever a broken file provokes
-        raise RelayError(
-            f"{path}: not a readable .mat file ({error}); it may be truncated, copy it again."
-        ) from error
-    return {name: value for name, value in values.items() if not name.startswith("__")}
-
-
-def _test_variable(path: Path) -> str:
-    from scipy.io import whosmat
-
-    if not path.is_file():
-        raise RelayError(f"{path}: does not exist; give a TestG file of CUHK-SYSU.")
-    try:
-        names = [name for name, _, _ in whosmat(path)]
-    except Exception as error:  # scipy raises whatever a broken file provokes
-        raise RelayError(
-            f"{path}: not a readable .mat file ({error}); it may be truncated, copy it again."
-        ) from error
-    tests = [name for name in names if name.startswith("TestG")]
-    return tests[0] if len(tests) == 1 and path.stem not in names else path.stem
-
-
-def _box(value: np.ndarray) -> tuple[float, ...] | None:
+def _box(value: Value) -> tuple[float, ...] | None:
     """Four float64 numbers, or None if there are not four; never in MATLAB's narrow integers."""
-    numeric = value.size == 4 and np.issubdtype(value.dtype, np.number)
-    return tuple(value.astype(np.float64).ravel().tolist()) if numeric else None
+    if not isinstance(value, np.ndarray) or value.size != 4:
+        return None
+    return tuple(value.astype(np.float64).ravel().tolist())
 
 
-def _flag(value: np.ndarray) -> bool:
-    return bool(value.size and value.flat[0])
+def _flag(value: Value) -> bool:
+    return bool(isinstance(value, np.ndarray) and value.size and value.flat[0])
 
 
-def _text(value: Any) -> str:
-    """The text in any number of nested cells."""
-    while isinstance(value, np.ndarray) and value.size:
-        value = value.flat[0]
-    return str(value) if isinstance(value, str) else ""
+def _text(value: Value) -> str:
+    """The first text in a value, whatever cells it lies in; empty if there is none."""
+    return next(texts(value), "")
