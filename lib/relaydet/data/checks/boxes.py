@@ -1,16 +1,20 @@
 """Checks of boxes against their images: dropped where they are none, clamped where they reach out.
 
-Shape suffixes: N boxes, 4 coordinates.
+What is odd but possible (a box twice, a tiny one, one as large as its image) is told and kept.
+
+Shape suffixes: N boxes, I images, 4 coordinates, 2 sides.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 from msgspec import UNSET
 
+from relaydet.data.checks.summing import first_of
 from relaydet.data.dataset import Annotation, Dataset, set_extra
 from relaydet.data.findings import Finding
 
@@ -18,74 +22,188 @@ RAW_BBOX = "raw_bbox"
 # Boxes that reach out of the image by less are only rounded: x + width in binary floating point.
 TOLERANCE = 1e-6
 
-_BOX_PROBLEMS = {
-    "box-clamped": "reaches out of the image",
-    "box-outside": "lies outside the image",
-    "box-empty": "has no width or height, or is not finite",
+# Pixels. A side below two is less than one step of any detector's finest feature map, and in
+# practice a slip of the mouse.
+TINY_SIDE = 2.0
+# Longer side / shorter side. Poles, skis and trains stay below; beyond, a corner is often wrong.
+THIN_RATIO = 20.0
+# Share of the image. Portraits reach 0.98; a default box or a label of the whole image is above.
+WHOLE_IMAGE = 0.99
+# `area` / box area. A mask lies inside its box, whose numbers COCO rounds to a 100th of a pixel.
+AREA_RATIO = 1.01
+# A table from image id to row is fast; it is not worth the memory for ids as large as hashes.
+MAX_TABLE_ID = 10_000_000
+
+_PROBLEMS = {
+    "box-clamped": ("warning", "reaches out of the image"),
+    "box-outside": ("warning", "lies outside the image"),
+    "box-empty": ("warning", "has no width or height, or is not finite"),
+    "box-duplicate": ("warning", "is there twice, of one category"),
+    "box-tiny": ("info", f"has a side of less than {TINY_SIDE:g} pixels"),
+    "box-thin": ("info", f"is more than {THIN_RATIO:g} times as long as wide"),
+    "box-whole-image": ("info", f"covers more than {WHOLE_IMAGE:.0%} of the image"),
+    "area-mismatch": ("info", "is smaller than the annotation's area, or that is not above 0"),
 }
 
 
-def check_boxes(dataset: Dataset, source: str) -> tuple[Dataset, list[Finding]]:
-    """Drop boxes without a size, and clamp those that reach out of their image.
+@dataclass(frozen=True)
+class _Boxes:
+    """The boxes of a dataset as arrays, coordinates first: numpy is faster along long rows."""
+
+    boxes_4N: np.ndarray
+    image_N: np.ndarray
+    """Row of the image in `Dataset.images`."""
+    limits_2N: np.ndarray
+    """Width and height of the image; infinite where unknown."""
+    inside_2N: np.ndarray
+    """Width and height of what lies inside the image; 0 or less where there is nothing."""
+    empty_N: np.ndarray
+    """Whether it is no box at all."""
+    usable_N: np.ndarray
+    """Whether it is one, and something of it lies inside."""
+    outside_N: np.ndarray
+    """Whether it reaches out of the image."""
+
+
+def check_boxes(
+    dataset: Dataset, source: str, drop_duplicates: bool = False
+) -> tuple[Dataset, list[Finding]]:
+    """Drop boxes without a size, clamp those that reach out of their image, tell of odd ones.
 
     The box as it was is kept in the extra field `raw_bbox`, unless the source has one already;
     `area` stays as it is. Images of unknown size (width or height 0) clamp nothing on that side.
+    Of each kind of finding at most a thousand are listed; one more counts the rest.
+
+    Args:
+        dataset: what was read, without dangling references.
+        source: its name, for the findings.
+        drop_duplicates: of equal boxes of one category in an image keep the first.
     """
-    boxes_N4 = dataset.boxes_N4()
-    limits_N2 = _image_limits(dataset)
-    # A box may be too large for a sum in float64; it is no box, and no reason for a warning.
-    with np.errstate(invalid="ignore", over="ignore"):
-        corners_N2 = boxes_N4[:, :2] + boxes_N4[:, 2:]
-        usable_N = np.isfinite(boxes_N4).all(axis=1) & np.isfinite(corners_N2).all(axis=1)
-        usable_N &= (boxes_N4[:, 2:] > 0).all(axis=1)
-        outside_N = (boxes_N4[:, :2] < 0).any(axis=1)
-        outside_N |= (corners_N2 > limits_N2 + TOLERANCE).any(axis=1)
-    names = {image.id: image.file_name for image in dataset.images}
-    changed: dict[int, Annotation | None] = {}
-    findings = []
-    for index in np.flatnonzero(~usable_N | outside_N).tolist():
-        annotation = dataset.annotations[index]
-        clamped = _clamp(annotation, limits_N2[index]) if usable_N[index] else None
-        changed[index] = clamped
-        code = "box-clamped" if clamped else "box-outside" if usable_N[index] else "box-empty"
-        name = names.get(annotation.image_id)
-        findings.append(
-            Finding(
-                code,
-                "warning",
-                source,
-                f"{name}: box {list(annotation.bbox)} {_BOX_PROBLEMS[code]}",
-                "clamped" if clamped else "dropped",
-                name,
-                annotation.id,
-            )
-        )
-    annotations = dataset.annotations
-    if changed:
-        every = (changed.get(index, a) for index, a in enumerate(annotations))
-        annotations = [annotation for annotation in every if annotation is not None]
+    found = _measure(dataset)
+    changed: dict[int, Annotation | None] = {
+        row: _clamp(dataset.annotations[row], found.limits_2N[:, row])
+        for row in np.flatnonzero(found.usable_N & found.outside_N).tolist()
+    }
+    changed |= dict.fromkeys(np.flatnonzero(~found.usable_N).tolist())
+    repeated = _repeated(dataset, found)
+    if drop_duplicates:
+        changed |= dict.fromkeys(repeated)
+    findings = _findings(dataset, source, found, repeated, drop_duplicates)
+    if not changed:
+        return dataset, findings
+    every = (changed.get(index, a) for index, a in enumerate(dataset.annotations))
+    annotations = [annotation for annotation in every if annotation is not None]
     return replace(dataset, annotations=annotations), findings
 
 
-def _image_limits(dataset: Dataset) -> np.ndarray:
-    """Width and height of the image of every annotation, infinite where unknown; float64 [N, 2]."""
-    sides = np.array(
-        [[i.width for i in dataset.images], [i.height for i in dataset.images]], dtype=np.float64
-    )
-    sides[sides <= 0] = np.inf
-    row_of = {image.id: row for row, image in enumerate(dataset.images)}
-    ids = [annotation.image_id for annotation in dataset.annotations]
-    rows_N = np.fromiter(map(row_of.__getitem__, ids), np.intp, len(ids))
-    return sides.T[rows_N]
+def _measure(dataset: Dataset) -> _Boxes:
+    boxes_4N = np.ascontiguousarray(dataset.boxes_N4().T)
+    image_N = dataset.image_rows_N
+    images = dataset.images
+    sides_2I = np.array([[i.width for i in images], [i.height for i in images]], np.float64)
+    sides_2I[sides_2I <= 0] = np.inf
+    limits_2N = np.stack([sides_2I[0][image_N], sides_2I[1][image_N]])
+    starts_2N, lengths_2N = boxes_4N[:2], boxes_4N[2:]
+    # A box may be too large for a sum in float64; it is no box, and no reason for a warning.
+    with np.errstate(invalid="ignore", over="ignore"):
+        ends_2N = starts_2N + lengths_2N
+        sound_2N = np.isfinite(ends_2N) & (lengths_2N > 0)
+        beyond_2N = (starts_2N < 0) | (ends_2N > limits_2N + TOLERANCE)
+        cut_2N = np.minimum(ends_2N, limits_2N) - np.maximum(starts_2N, 0.0)
+        inside_2N = np.where(beyond_2N, cut_2N, lengths_2N)
+    sound_N = sound_2N[0] & sound_2N[1]
+    usable_N = sound_N & (inside_2N[0] > 0) & (inside_2N[1] > 0)
+    outside_N = beyond_2N[0] | beyond_2N[1]
+    return _Boxes(boxes_4N, image_N, limits_2N, inside_2N, ~sound_N, usable_N, outside_N)
 
 
-def _clamp(annotation: Annotation, limits_2: np.ndarray) -> Annotation | None:
-    """The part of the box inside the image, or None if there is none."""
+def _repeated(dataset: Dataset, found: _Boxes) -> list[int]:
+    """Rows of boxes that an earlier one equals, in image, category, crowd flag and all sides."""
+    seen: set[object] = set()
+    repeated = []
+    for row in _perhaps_equal(found):
+        a = dataset.annotations[row]
+        key = (a.image_id, a.category_id, a.iscrowd, a.bbox)
+        if key in seen:
+            repeated.append(row)
+        seen.add(key)
+    return repeated
+
+
+def _perhaps_equal(found: _Boxes) -> list[int]:
+    """Rows of usable boxes whose image and sides have a hash that others have too."""
+    # Adding 0 makes -0 the 0 that it equals. The factors are odd, so that no bit is lost.
+    bits_4N = (found.boxes_4N + 0.0).view(np.uint64)
+    hash_N = found.image_N.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for bits_N in bits_4N:
+        hash_N = (hash_N ^ bits_N) * np.uint64(0xD6E8FEB86659FD93)
+        hash_N ^= hash_N >> np.uint64(32)
+    ordered = np.sort(hash_N)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not twice.size:
+        return []
+    return np.flatnonzero(np.isin(hash_N, twice) & found.usable_N).tolist()
+
+
+def _findings(
+    dataset: Dataset, source: str, found: _Boxes, repeated: list[int], drop_duplicates: bool
+) -> list[Finding]:
+    annotations, usable_N = dataset.annotations, found.usable_N
+    rows_of = {
+        "box-empty": _rows(found.empty_N),
+        "box-outside": _rows(~(usable_N | found.empty_N)),
+        "box-clamped": _rows(usable_N & found.outside_N),
+        "box-duplicate": repeated,
+        **_odd_sizes(dataset, found),
+    }
+    dropped = {"box-empty", "box-outside"} | ({"box-duplicate"} if drop_duplicates else set())
+
+    def maker(code: str) -> Callable[[int], Finding]:
+        severity, problem = _PROBLEMS[code]
+        action = "dropped" if code in dropped else "clamped" if code == "box-clamped" else "kept"
+
+        def make(row: int) -> Finding:
+            a, name = annotations[row], dataset.images[found.image_N[row]].file_name
+            message = f"{name}: box {list(a.bbox)} {problem}"
+            return Finding(code, severity, source, message, action, name, a.id)
+
+        return make
+
+    return [f for code, rows in rows_of.items() for f in first_of(rows, maker(code))]
+
+
+def _odd_sizes(dataset: Dataset, found: _Boxes) -> dict[str, list[int]]:
+    """Rows of the boxes that stay but have an unlikely size, by code; crowds may have any area."""
+    annotations = dataset.annotations
+    area_N = np.fromiter([a.area for a in annotations], np.float64, len(annotations))
+    with np.errstate(invalid="ignore", over="ignore"):
+        width_N, height_N = found.inside_2N
+        short_N, long_N = np.minimum(width_N, height_N), np.maximum(width_N, height_N)
+        box_area_N = found.boxes_4N[2] * found.boxes_4N[3]
+        image_area_N = found.limits_2N[0] * found.limits_2N[1]
+        whole_N = width_N * height_N > WHOLE_IMAGE * image_area_N
+        mismatch_N = ~((area_N > 0) & (area_N <= AREA_RATIO * box_area_N))
+        rows_of = {
+            "box-tiny": _rows(found.usable_N & (short_N < TINY_SIDE)),
+            "box-thin": _rows(found.usable_N & (long_N > THIN_RATIO * short_N)),
+            "box-whole-image": _rows(found.usable_N & whole_N),
+            "area-mismatch": _rows(found.usable_N & mismatch_N),
+        }
+    for code in ("box-whole-image", "area-mismatch"):
+        rows_of[code] = [row for row in rows_of[code] if not annotations[row].iscrowd]
+    return rows_of
+
+
+def _rows(truth_N: np.ndarray) -> list[int]:
+    rows: list[int] = np.flatnonzero(truth_N).tolist()
+    return rows
+
+
+def _clamp(annotation: Annotation, limits_2: np.ndarray) -> Annotation:
+    """The part of the box inside the image, where there is one."""
     x, y, width, height = annotation.bbox
     left, new_width = _clamp_side(x, width, float(limits_2[0]))
     top, new_height = _clamp_side(y, height, float(limits_2[1]))
-    if new_width <= 0 or new_height <= 0:
-        return None
     clamped = msgspec.structs.replace(annotation, bbox=(left, top, new_width, new_height))
     if clamped.extra is UNSET or RAW_BBOX not in clamped.extra:
         set_extra(clamped, raw_bbox=annotation.bbox)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+
+from relaydet.data.checks.summing import first_of, sum_up
 from relaydet.data.dataset import Annotation, Category, Dataset, Id, Image, gc_paused
 from relaydet.data.findings import Finding
 from relaydet.errors import RelayError
@@ -25,18 +29,29 @@ def check_structure(dataset: Dataset, source: str) -> tuple[Dataset, list[Findin
     """
     refuse_empty(dataset, source)
     with gc_paused():
-        images, findings = _drop_taken_ids(dataset.images, source, lambda i: i.file_name)
-        categories, of_categories = _drop_taken_ids(dataset.categories, source, lambda c: c.name)
-        annotations, of_repeats = _drop_repeated(dataset.annotations, source)
+        image_ids = {image.id for image in dataset.images}
+        category_ids = {category.id for category in dataset.categories}
+        annotation_ids = [annotation.id for annotation in dataset.annotations]
+        images, findings = _drop_taken_ids(dataset.images, image_ids, source, lambda i: i.file_name)
+        categories, of_categories = _drop_taken_ids(
+            dataset.categories, category_ids, source, lambda c: c.name
+        )
+        annotations, of_repeats = _drop_repeated(dataset.annotations, annotation_ids, source)
         findings += of_categories + of_repeats
-        image_ids = {image.id for image in images}
-        category_ids = {category.id for category in categories}
-        sound = [
-            a for a in annotations if a.image_id in image_ids and a.category_id in category_ids
-        ]
-        if len(sound) < len(annotations):
+        findings += _zeros(image_ids, annotation_ids, category_ids, source)
+        if findings:
+            dataset = replace(
+                dataset, images=images, annotations=annotations, categories=categories
+            )
+        unknown = {annotation.category_id for annotation in annotations} - category_ids
+        if unknown or (dataset.image_rows_N < 0).any():
             findings += _dangling(annotations, image_ids, category_ids, source)
-    return replace(dataset, images=images, annotations=sound, categories=categories), findings
+            sound = [
+                a for a in annotations if a.image_id in image_ids and a.category_id in category_ids
+            ]
+            dataset = replace(dataset, annotations=sound)
+        findings += _shared_files(images, source)
+    return dataset, sum_up(findings)
 
 
 def refuse_empty(dataset: Dataset, source: str) -> None:
@@ -47,11 +62,56 @@ def refuse_empty(dataset: Dataset, source: str) -> None:
         )
 
 
+def _shared_files(images: list[Image], source: str) -> list[Finding]:
+    """A finding for each image whose file an earlier one has too."""
+    if len({image.file_name for image in images}) == len(images):
+        return []
+    first: dict[str, Image] = {}
+    return first_of(
+        [image for image in images if first.setdefault(image.file_name, image) is not image],
+        lambda image: Finding(
+            "image-file-shared",
+            "warning",
+            source,
+            f"{image.file_name} is the file of image {first[image.file_name].id} and of image"
+            f" {image.id}; each has only its own annotations",
+            "kept",
+            image.file_name,
+        ),
+    )
+
+
+def _zeros(
+    image_ids: Collection[Id],
+    annotation_ids: Collection[Id],
+    category_ids: Collection[Id],
+    source: str,
+) -> list[Finding]:
+    """A finding for each kind of record of which one has id 0."""
+    kinds = [
+        ("image", image_ids, "which some programs take for none"),
+        ("annotation", annotation_ids, "which pycocotools never counts as found when it scores"),
+        ("category", category_ids, "which torchvision's detectors keep for the background"),
+    ]
+    return [
+        Finding(
+            "id-zero",
+            "info",
+            source,
+            f"one {kind} has the id 0, {why}",
+            "renumbered",
+            annotation=0 if kind == "annotation" else None,
+        )
+        for kind, ids, why in kinds
+        if 0 in ids
+    ]
+
+
 def _drop_taken_ids(
-    records: list[RecordType], source: str, name_of: Callable[[RecordType], str]
+    records: list[RecordType], ids: set[Id], source: str, name_of: Callable[[RecordType], str]
 ) -> tuple[list[RecordType], list[Finding]]:
     """Keep the first record of every id."""
-    if len({record.id for record in records}) == len(records):
+    if len(ids) == len(records):
         return records, []
     first: dict[Id, RecordType] = {}
     findings = []
@@ -78,9 +138,9 @@ def _drop_taken_ids(
 
 
 def _drop_repeated(
-    annotations: list[Annotation], source: str
+    annotations: list[Annotation], ids: list[Id], source: str
 ) -> tuple[list[Annotation], list[Finding]]:
-    if len({annotation.id for annotation in annotations}) == len(annotations):
+    if _all_differ(ids):
         return annotations, []
     first: dict[Id, Annotation] = {}
     kept, findings = [], []
@@ -105,6 +165,16 @@ def _drop_repeated(
             )
         )
     return kept, findings
+
+
+def _all_differ(ids: list[Id]) -> bool:
+    try:
+        numbers: Any = ids  # array refuses text
+        in_order = np.sort(np.frombuffer(array("q", numbers), np.int64))
+    except (TypeError, OverflowError):  # text, or too long
+        return len(set(ids)) == len(ids)
+    # Half the time of a set, whose entries lie scattered in memory.
+    return bool((in_order[1:] != in_order[:-1]).all())
 
 
 def _dangling(
