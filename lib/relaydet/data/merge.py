@@ -1,22 +1,24 @@
 """Several datasets into one: ids from 1, categories by name, provenance on every image.
 
-What came in goes out: crowds, areas, segmentation bytes, licences and unknown keys. Records are
-made anew rather than altered, so the parts stay usable.
+What came in goes out: crowds, areas, segmentation bytes, licences and unknown keys. The parts are
+used up: their records are renumbered where they are, for making hundreds of thousands anew takes
+as much memory again. That only starts when nothing can go wrong any more.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from relaydet.config import SourceConfig
-from relaydet.data.dataset import Annotation, Category, Dataset, Id, Image, gc_paused
+from relaydet.data.categories import category_names, parse_categories
+from relaydet.data.dataset import Category, Dataset, Image, gc_paused
 from relaydet.data.findings import Finding
+from relaydet.data.narrow import drop_empty, keep_categories, select_all
 from relaydet.errors import RelayError
 
 Extra = dict[str, Raw] | UnsetType
@@ -24,14 +26,16 @@ Extra = dict[str, Raw] | UnsetType
 PROVENANCE = ("source", "source_id")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
-    """One source of a merge, read and checked."""
+    """One source of a merge, read and checked; `merge` uses it up."""
 
     source: SourceConfig
     dataset: Dataset
     sha256: str
     """Hex digest of its annotation file or files (`formats.hash_annotations`)."""
+    used: bool = field(default=False, init=False)
+    """A merge has renumbered its records, so it cannot be merged again."""
 
 
 def merge(parts: Sequence[Part], categories: Sequence[str] = ()) -> tuple[Dataset, list[Finding]]:
@@ -43,10 +47,12 @@ def merge(parts: Sequence[Part], categories: Sequence[str] = ()) -> tuple[Datase
     `original_source_id`.
 
     Args:
-        parts: the sources; each has passed `checks.structure.check_structure`.
-        categories: names to keep, or "old=new" to rename, in the order of the merged ids; empty
-            keeps all, in the order of the parts. Images on which that leaves no object are dropped
-            unless their source has `keep_empty`; with no filter, every image stays.
+        parts: the sources; each has passed `checks.structure.check_structure`. Their images and
+            annotations become the merged ones, so read them again for another merge. Where an
+            exception is raised, they are as they were.
+        categories: as `categories.parse_categories` reads them; empty keeps all, in the order of
+            the parts. Images on which that leaves no object are dropped unless their source has
+            `keep_empty`; with no filter, every image stays.
 
     Returns:
         The merged dataset, with `info.sources`, and what was left out or changed.
@@ -54,31 +60,35 @@ def merge(parts: Sequence[Part], categories: Sequence[str] = ()) -> tuple[Datase
     Raises:
         RelayError: there is no part, two have one name, a name cannot be a folder's, a category is
             in no source, or no image is left.
+        ValueError: a part was merged before, or an image is in two of them.
     """
     _refuse_bad_names(parts)
-    renames = _parse_categories(parts, categories)
+    _refuse_used(parts)
+    renames = parse_categories(category_names(part.dataset for part in parts), categories)
     merged_categories, findings = _merge_categories(parts, renames)
-    category_ids = {category.name: category.id for category in merged_categories}
     licenses, license_ids = _merge_licenses(parts)
-    images: list[Image] = []
-    annotations: list[Annotation] = []
-    with gc_paused():
-        for part, ids in zip(parts, license_ids, strict=True):
-            wanted = {
-                category.id: category_ids[renames[category.name]]
-                for category in part.dataset.categories
-                if category.name in renames
-            }
-            findings += _add_part(part, wanted, ids, bool(categories), images, annotations)
-    if not images:
+    kept: list[Dataset] = []
+    for part in parts:
+        selection = select_all(part.dataset)
+        findings += keep_categories(selection, renames, part.source.name)
+        if categories and not part.source.keep_empty:
+            findings += drop_empty(selection, part.source.name)
+        kept.append(selection.cut())
+    if not any(dataset.images for dataset in kept):
         raise RelayError(
             "The merge leaves no image: none has an object of the categories"
             f" {', '.join(categories) or 'there are'}; choose other CATEGORIES or set keep_empty."
         )
-    if not annotations:
+    merged = Dataset([], [], merged_categories, _merge_info(parts), licenses)
+    with gc_paused():
+        for part, dataset, ids in zip(parts, kept, license_ids, strict=True):
+            part.used = True
+            _add_annotations(dataset, renames, merged)
+            findings += _add_images(dataset.images, part.source.name, ids, merged)
+    if not merged.annotations:
         message = "no object of any category is left"
         findings.append(Finding("no-objects", "warning", "", message, "kept, as background only"))
-    return Dataset(images, annotations, merged_categories, _merge_info(parts), licenses), findings
+    return merged, findings
 
 
 def _refuse_bad_names(parts: Sequence[Part]) -> None:
@@ -95,29 +105,10 @@ def _refuse_bad_names(parts: Sequence[Part]) -> None:
             )
 
 
-def _parse_categories(parts: Sequence[Part], categories: Sequence[str]) -> dict[str, str]:
-    """New name of every category to keep, by its name in the sources."""
-    known = list(dict.fromkeys(c.name for part in parts for c in part.dataset.categories))
-    if not categories:
-        return {name: name for name in known}
-    renames: dict[str, str] = {}
-    for entry in categories:
-        old, equals, new = (entry, "", "") if entry in known else entry.partition("=")
-        old, new = old.strip(), (new.strip() if equals else old.strip())
-        if old not in known:
-            by_case = [name for name in known if name.casefold() == old.casefold()]
-            close = by_case or difflib.get_close_matches(old, known, n=1, cutoff=0.6)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise RelayError(
-                f"CATEGORIES: no source has a category {old!r}{hint}; there are"
-                f" {', '.join(known) or 'none at all'}."
-            )
-        if not new or renames.setdefault(old, new) != new:
-            raise RelayError(
-                f"CATEGORIES: {entry!r} gives {old!r} "
-                + (f"a second name beside {renames[old]!r}." if new else "no new name after '='.")
-            )
-    return renames
+def _refuse_used(parts: Sequence[Part]) -> None:
+    images = [id(image) for part in parts for image in part.dataset.images]
+    if any(part.used for part in parts) or len(set(images)) < len(images):
+        raise ValueError("a merge uses up its parts; read them again")
 
 
 def _merge_categories(
@@ -189,92 +180,55 @@ def _merge_licenses(parts: Sequence[Part]) -> tuple[list[dict[str, Any]], list[d
     return list(merged.values()), new_ids
 
 
-def _add_part(
-    part: Part,
-    wanted: dict[Id, Id],
-    license_ids: dict[bytes, Raw],
-    filtered: bool,
-    images: list[Image],
-    annotations: list[Annotation],
-) -> list[Finding]:
-    """Append the records of a part to the merged ones."""
-    source, dataset = part.source, part.dataset
-    kept = [a for a in dataset.annotations if a.category_id in wanted]
-    used = dataset.images
-    if filtered and not source.keep_empty:
-        with_object = {annotation.image_id for annotation in kept}
-        used = [image for image in dataset.images if image.id in with_object]
-    new_ids = {image.id: number for number, image in enumerate(used, start=len(images) + 1)}
-    unlisted = _add_images(used, source.name, license_ids, images)
-    annotations += [
-        Annotation(
-            number,
-            new_ids[a.image_id],
-            wanted[a.category_id],
-            a.bbox,
-            a.area,
-            a.iscrowd,
-            a.segmentation,
-            a.extra,
-        )
-        for number, a in enumerate(kept, start=len(annotations) + 1)
-    ]
-    counts = [
-        (
-            "annotation-filtered",
-            len(dataset.annotations) - len(kept),
-            "annotations of other categories",
-            "left out",
-        ),
-        (
-            "image-filtered",
-            len(dataset.images) - len(used),
-            "images have no object of the categories",
-            "left out",
-        ),
-        (
-            "license-unlisted",
-            unlisted,
-            "images name a licence that the source does not list",
-            "kept as original_license",
-        ),
-    ]
-    return [
-        Finding(code, "info", source.name, f"{count} {what}", action)
-        for code, count, what, action in counts
-        if count
-    ]
+def _add_annotations(dataset: Dataset, renames: dict[str, str], merged: Dataset) -> None:
+    """Renumber annotations, those of image row 0 for the next image of `merged`; append them.
+
+    Args:
+        dataset: what is taken of a part.
+        renames: new name by old name of the categories.
+        merged: what is appended to; its categories are the merged ones.
+    """
+    number_of = {category.name: category.id for category in merged.categories}
+    category_ids = {
+        category.id: number_of[renames[category.name]]
+        for category in dataset.categories
+        if category.name in renames
+    }
+    first = len(merged.annotations) + 1
+    numbers = range(first, first + len(dataset.annotations))
+    image_ids = (dataset.image_rows_N + len(merged.images) + 1).tolist()
+    for annotation, number, image_id in zip(dataset.annotations, numbers, image_ids, strict=True):
+        annotation.id = number
+        annotation.image_id = image_id
+    if any(old != new for old, new in category_ids.items()):
+        for annotation in dataset.annotations:
+            annotation.category_id = category_ids[annotation.category_id]
+    merged.annotations.extend(dataset.annotations)
 
 
 def _add_images(
-    used: list[Image], source: str, license_ids: dict[bytes, Raw], images: list[Image]
-) -> int:
-    """Append images with their new ids; returns how many name a licence that is not listed."""
+    images: list[Image], source: str, license_ids: dict[bytes, Raw], merged: Dataset
+) -> list[Finding]:
+    """Give images their ids, names, source and licence in the merged dataset; append them."""
     unlisted = 0
-    for number, image in enumerate(used, start=len(images) + 1):
-        license, extra = image.license, _keep_provenance(image)
+    for number, image in enumerate(images, start=len(merged.images) + 1):
+        if image.extra is not UNSET or image.source is not UNSET or image.source_id is not UNSET:
+            image.extra = _keep_provenance(image)
+        license = image.license
         if license is not UNSET:
-            license = license_ids.get(bytes(license), license)
+            known = license_ids.get(bytes(license))
+            if known is not None:
+                image.license = known
             # Left in place, an unlisted id would come to mean another source's licence.
-            if license is image.license and bytes(license) != b"null":
-                extra = _with_key(extra, "original_license", license)
-                license, unlisted = UNSET, unlisted + 1
-        images.append(
-            Image(
-                number,
-                f"{source}/{image.file_name}",
-                image.width,
-                image.height,
-                license,
-                image.coco_url,
-                image.flickr_url,
-                image.date_captured,
-                source,
-                image.id,
-                extra,
-            )
-        )
-    return unlisted
+            elif bytes(license) != b"null":
+                image.extra = _with_key(image.extra, "original_license", license)
+                image.license, unlisted = UNSET, unlisted + 1
+        image.source_id, image.id = image.id, number
+        image.file_name, image.source = f"{source}/{image.file_name}", source
+    merged.images.extend(images)
+    message = f"{unlisted} images name a licence that the source does not list"
+    action = "kept as original_license"
+    return [Finding("license-unlisted", "info", source, message, action)] if unlisted else []
 
 
 def _keep_provenance(image: Image) -> Extra:
