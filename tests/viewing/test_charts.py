@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relaydet.viewing.charts import loss_chart, precision_recall_chart, size_chart
+from relaydet.data.distributions import Distribution
+from relaydet.viewing.charts import (
+    distribution_charts,
+    loss_chart,
+    precision_recall_chart,
+)
 from relaydet.viewing.pictures import Picture, png
 
 
@@ -35,13 +40,6 @@ def ink(picture: Image.Image) -> int:
             {"a": np.zeros(101), "<b> & $c$": np.linspace(1, 0, 101)},
             id="precision and recall",
         ),
-        pytest.param(
-            size_chart,
-            {},
-            {"street": np.array([])},
-            {"street": np.array([]), "search": np.array([0.1, 0.5, 0.9])},
-            id="sizes",
-        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:No artists with labels")
@@ -62,3 +60,67 @@ def test_a_picture_is_shown_by_a_notebook():
     picture = Picture(png(Image.new("RGB", (3, 2), (1, 2, 3))), "a caption")
     shown = Image.open(io.BytesIO(picture._repr_png_()))
     assert (shown.format, shown.size, shown.getpixel((0, 0))) == ("PNG", (3, 2), (1, 2, 3))
+
+
+def objects(count: int, images: int = 4, size: float = 0.3) -> Distribution:
+    """So many equal objects, all in the upper left corner of the first image."""
+    per_image = np.zeros(images, dtype=np.int64)
+    per_image[:1] = count
+    return Distribution(
+        np.full(count, size), np.full(count, 0.5), np.full((count, 2), 0.1), per_image
+    )
+
+
+ODD_NAMES = ["$\\frac$", "_hidden", "日本語の名前", "a" * 300, "a\nb", "\ud800", ""]
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({"a": objects(0)}, id="no objects"),
+        pytest.param({"a": objects(0, images=0)}, id="no images"),
+        pytest.param({"a": objects(1)}, id="one object"),
+        pytest.param({"a": objects(5), "b": objects(0)}, id="one of two empty"),
+        pytest.param({f"source {n}": objects(9) for n in range(9)}, id="many"),
+        pytest.param({name: objects(9) for name in ODD_NAMES}, id="odd names"),
+        pytest.param({"a": objects(10_000)}, id="a crowded image"),
+        pytest.param({"a": objects(3, size=1.0), "b": objects(3, size=7.0)}, id="beyond the axis"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_distributions_of_any_sources_are_drawn(sources):
+    charts = distribution_charts(sources)
+    assert list(charts) == ["distributions", "centres"]
+    assert charts["distributions"].width == 1200
+    assert all(chart.mode == "RGB" and ink(chart) > 1000 for chart in charts.values())
+
+
+def coloured(chart: Image.Image) -> int:
+    """Pixels that are neither black, grey nor white."""
+    pixels = np.asarray(chart).astype(int)
+    return int((pixels.max(axis=2) - pixels.min(axis=2) > 40).sum())
+
+
+def test_each_source_has_a_line_and_a_panel():
+    one, two = (
+        distribution_charts({"a": objects(50)}),
+        distribution_charts({"a": objects(50), "b": objects(50, size=0.7)}),
+    )
+    assert coloured(two["distributions"]) > 1.2 * coloured(one["distributions"])
+    assert coloured(two["centres"]) > 1.5 * coloured(one["centres"])
+
+
+def test_the_heat_map_is_the_right_way_up():
+    charts = [
+        np.asarray(distribution_charts({"a": Distribution(*arrays)})["centres"]).astype(int)
+        for arrays in (
+            (np.ones(99), np.ones(99), np.tile((0.1, 0.9), (99, 1)), np.ones(99, np.int64)),
+            (np.ones(99), np.ones(99), np.tile((0.9, 0.1), (99, 1)), np.ones(99, np.int64)),
+        )
+    ]
+    brighter = charts[0].sum(axis=2) - charts[1].sum(axis=2)
+    rows, columns = np.nonzero(brighter > 200)
+    other_rows, other_columns = np.nonzero(brighter < -200)
+    assert rows.min() > other_rows.max(), "y counts downwards"
+    assert columns.max() < other_columns.min(), "x counts to the right"

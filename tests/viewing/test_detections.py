@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relaydet.data.loader import evaluation_samples
-from relaydet.data.saved import load_dataset
+from relaydet.data.saved import load_dataset, open_sources
 from relaydet.viewing.detections import detection_sheet
 from relaydet.viewing.draw import BLUE, GREEN, ORANGE, RED
 
@@ -18,7 +18,7 @@ BOX, ELSEWHERE = [10, 10, 40, 30], [80, 60, 30, 30]
 @pytest.fixture(scope="module")
 def samples(tiny_demo):
     saved = load_dataset(tiny_demo, "demo_heldout")
-    return evaluation_samples(saved.dataset, saved.folders)
+    return evaluation_samples(saved.dataset, open_sources(saved))
 
 
 def truth(image_id: int, box=BOX, crowd: int = 0):

@@ -11,10 +11,13 @@ from relaydet.viewing.draw import (
     PALETTE,
     RED,
     DrawnBox,
+    Key,
     colour_of,
     contact_sheet,
     draw_boxes,
+    message_tile,
     side_by_side,
+    with_legend,
 )
 
 BLACK = np.zeros((40, 80, 3), np.uint8)
@@ -27,7 +30,14 @@ def pixels_of(picture: Image.Image, colour) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
-    [(40, 80, (320, 160)), (80, 40, (320, 640)), (1, 1, (320, 320)), (1, 3000, (320, 1))],
+    [
+        (40, 80, (320, 160)),
+        (80, 40, (320, 640)),
+        (1, 1, (320, 320)),
+        (1, 3000, (320, 1)),
+        (3000, 1, (1, 1280)),
+        (800, 100, (160, 1280)),
+    ],
 )
 def test_images_are_scaled_to_a_width(height, width, expected):
     assert draw_boxes(np.zeros((height, width, 3), np.uint8), []).size == expected
@@ -117,3 +127,68 @@ def test_a_sheet_has_rows_and_columns(count, columns, rows, across):
     starts_across = np.flatnonzero(np.diff(red.any(axis=0).astype(int)) == 1)
     assert len(starts_down) == rows
     assert len(starts_across) == (across if count else 0)
+
+
+@pytest.mark.parametrize("x", [-30, 0, 60, 79])
+def test_a_label_stays_in_the_picture(x):
+    boxes = [DrawnBox((x, 20, 10, 10), GREEN, "a long name of a category, far too long")]
+    labelled = np.asarray(draw_boxes(BLACK, boxes))
+    plain = np.asarray(draw_boxes(BLACK, [DrawnBox((x, 20, 10, 10), GREEN)]))
+    columns = np.flatnonzero((labelled != plain).any(axis=(0, 2)))
+    assert columns[-1] - columns[0] > 100
+    strip = labelled[75, columns[0] : columns[-1] + 1]
+    assert (strip == GREEN).all(axis=1).any()
+
+
+def test_a_tall_strip_keeps_its_boxes_in_place():
+    picture = draw_boxes(np.zeros((800, 100, 3), np.uint8), [DrawnBox((0, 400, 100, 400), GREEN)])
+    rows = np.flatnonzero(pixels_of(picture, GREEN).any(axis=1))
+    assert (rows[0], rows[-1]) == (640, 1279)
+
+
+@pytest.mark.parametrize(
+    ("names", "width"),
+    [
+        (["person"], 300),
+        (["person", "car", "dog"], 300),
+        (["a very long name that goes on and on"] * 3, 120),
+        ([f"category {n}" for n in range(7)], 100),
+        (["人", "a\nb", "", "\ud800"], 300),
+    ],
+    ids=["one", "three", "long", "rows", "odd"],
+)
+def test_a_legend_has_a_swatch_for_each(names, width):
+    keys = [Key(name, colour_of(n + 1)) for n, name in enumerate(names)]
+    picture = with_legend(Image.new("RGB", (width, 50), RED), keys)
+    assert picture.width == width
+    assert pixels_of(picture, RED)[:50].all()
+    strip = picture.crop((0, 50, width, picture.height))
+    for key in keys:
+        assert pixels_of(strip, key.colour).sum() > 100
+
+
+def test_a_hatched_swatch_is_not_filled():
+    picture = with_legend(Image.new("RGB", (99, 9)), [Key("crowd", GREEN, hatched=True)])
+    assert 10 < pixels_of(picture, GREEN).sum() < 100
+
+
+def test_a_legend_of_nothing_is_no_legend():
+    picture = Image.new("RGB", (30, 20), RED)
+    assert with_legend(picture, []) is picture
+
+
+def test_a_legend_ends_somewhere():
+    few, many = (
+        with_legend(Image.new("RGB", (200, 9)), [Key(f"category {n}", RED) for n in range(count)])
+        for count in (45, 5000)
+    )
+    assert few.height == many.height
+    assert (np.asarray(few) != np.asarray(many)).any(), "the number of the others"
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * 5000, "many words " * 500, "日本 \0"])
+def test_a_message_is_a_picture(text):
+    tile = message_tile(text)
+    assert tile.width == 320
+    assert 240 <= tile.height < 400
+    assert (pixels_of(tile, (235, 235, 235)).all()) == (not text)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from relaydet.viewing.lettering import fitting, font_of, legible, shortened
 
 Colour = tuple[int, int, int]
 
@@ -27,6 +29,10 @@ PALETTE: tuple[Colour, ...] = (
 GREEN, ORANGE, RED, BLUE = (0, 158, 115), (230, 159, 0), (220, 50, 47), (86, 180, 233)
 _MARGIN = 6
 _CAPTION = 16
+_LEGEND_ROW = 18
+_LEGEND_ENTRIES = 40
+# A picture of an image that is a narrow strip would grow without end on its way to the full width.
+_TALLEST = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,15 @@ class DrawnBox:
     """Crowd regions are hatched."""
 
 
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend."""
+
+    name: str
+    colour: Colour
+    hatched: bool = False
+
+
 def colour_of(category: int) -> Colour:
     """Colour of a category id, 1..K."""
     return PALETTE[(category - 1) % len(PALETTE)]
@@ -52,10 +67,10 @@ def draw_boxes(image_HWC: np.ndarray, boxes: Sequence[DrawnBox], width: int = 32
     Args:
         image_HWC: uint8 [H, W, 3].
         boxes: what to draw, in pixels of the unscaled image.
-        width: of the result, in pixels.
+        width: of the result, in pixels; less where it would get more than 4 times as high.
     """
-    scale = width / image_HWC.shape[1]
-    size = (width, max(1, round(image_HWC.shape[0] * scale)))
+    scale = min(width / image_HWC.shape[1], _TALLEST * width / image_HWC.shape[0])
+    size = (max(1, round(image_HWC.shape[1] * scale)), max(1, round(image_HWC.shape[0] * scale)))
     picture = Image.fromarray(image_HWC).resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(picture)
     for box in boxes:
@@ -65,7 +80,7 @@ def draw_boxes(image_HWC: np.ndarray, boxes: Sequence[DrawnBox], width: int = 32
             _hatch(picture, corners, box.colour)
         pen.rectangle(corners, outline=box.colour, width=2)
         if box.label:
-            _write_label(pen, x, y, box)
+            _write_label(pen, x, y, box, picture.width)
     return picture
 
 
@@ -95,15 +110,75 @@ def contact_sheet(
         for place, picture in enumerate(row):
             x = _MARGIN + place * column
             caption = captions[number * columns + place]
-            pen.text((x, y), _fitting(pen, caption, picture.width), fill="black", font=_font())
+            _write(pen, (x, y), fitting(caption, picture.width))
             sheet.paste(picture, (x, y + _CAPTION))
         y += height
     return sheet
 
 
+def with_legend(picture: Image.Image, keys: Sequence[Key]) -> Image.Image:
+    """A picture with a strip below that names the colours; none where there is nothing to name."""
+    if not keys:
+        return picture
+    places = _legend_places(keys, picture.width)
+    height = places[-1][1] + _LEGEND_ROW + _MARGIN
+    result = Image.new("RGB", (picture.width, picture.height + height), "white")
+    result.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(result)
+    for key, (x, y) in zip(keys, places, strict=False):
+        top = picture.height + y
+        swatch = (x, top + 2, x + 18, top + 13)
+        if key.hatched:
+            _hatch(result, swatch, key.colour)
+        pen.rectangle(swatch, outline="black", fill=None if key.hatched else key.colour)
+        _write(pen, (x + 23, top), _legend_text(key.name, picture.width))
+    if len(places) > len(keys[:_LEGEND_ENTRIES]):
+        x, y = places[-1]
+        _write(pen, (x, picture.height + y), f"and {len(keys) - _LEGEND_ENTRIES} more")
+    return result
+
+
+def message_tile(text: str, width: int = 320) -> Image.Image:
+    """A grey picture with a sentence, in place of one that cannot be shown."""
+    lines: list[str] = []
+    line = ""
+    for word in legible(text[:2000]).split():
+        for piece in (word[i : i + 40] for i in range(0, len(word), 40)):
+            if line and font_of(line).getlength(f"{line} {piece}") > width - 4 * _MARGIN:
+                lines, line = [*lines, line], piece
+            else:
+                line = f"{line} {piece}".strip()
+    lines = [*lines, line][:12]
+    tile = Image.new("RGB", (width, max(width * 3 // 4, 16 * len(lines) + 24)), (235, 235, 235))
+    pen = ImageDraw.Draw(tile)
+    for number, words in enumerate(lines):
+        _write(pen, (2 * _MARGIN, 12 + 16 * number), words)
+    return tile
+
+
+def _legend_places(keys: Sequence[Key], width: int) -> list[tuple[int, int]]:
+    """Upper left corner of each entry, in rows; one more where not all of them have room."""
+    names = [key.name for key in keys[:_LEGEND_ENTRIES]]
+    names += ["and more of them"] if len(keys) > _LEGEND_ENTRIES else []
+    places, x, y = [], _MARGIN, _MARGIN
+    for name in names:
+        text = _legend_text(name, width)
+        length = 40 + round(font_of(text).getlength(text))
+        if x > _MARGIN and x + length > width:
+            x, y = _MARGIN, y + _LEGEND_ROW
+        places.append((x, y))
+        x += length
+    return places
+
+
+def _legend_text(name: str, width: int) -> str:
+    return fitting(shortened(name, 32), width - 40)
+
+
 def _hatch(picture: Image.Image, corners: tuple[float, ...], colour: Colour) -> None:
     """Diagonal lines inside a box."""
     x1, y1, x2, y2 = (round(c) for c in corners)
+    x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, picture.width), min(y2, picture.height)
     if x2 <= x1 or y2 <= y1:
         return
     inside = picture.crop((x1, y1, x2, y2))
@@ -113,23 +188,16 @@ def _hatch(picture: Image.Image, corners: tuple[float, ...], colour: Colour) -> 
     picture.paste(inside, (x1, y1))
 
 
-def _write_label(pen: ImageDraw.ImageDraw, x: float, y: float, box: DrawnBox) -> None:
+def _write_label(pen: ImageDraw.ImageDraw, x: float, y: float, box: DrawnBox, width: int) -> None:
     """The label on a strip of the box's colour, above the box where there is room."""
-    left, top, right, bottom = pen.textbbox((0, 0), box.label, font=_font())
+    text = shortened(box.label, 24)
+    left, top, right, bottom = font_of(text).getbbox(text)
     height = bottom - top + 2
+    x = max(0.0, min(x, width - (right - left + 5)))
     y = y - height if y >= height else y
     pen.rectangle((x, y, x + right - left + 4, y + height), fill=box.colour)
-    pen.text((x + 2, y - top + 1), box.label, fill="black", font=_font())
+    pen.text((x + 2, y - top + 1), text, fill="black", font=font_of(text))
 
 
-def _fitting(pen: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    """The end of a text that fits a width: of a file name the end tells the most."""
-    if pen.textlength(text, font=_font()) <= width:
-        return text
-    while text and pen.textlength("…" + text, font=_font()) > width:
-        text = text[1:]
-    return "…" + text
-
-
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(11)
+def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str) -> None:
+    pen.text(place, text, fill="black", font=font_of(text))

@@ -22,5 +22,5 @@ class Picture:
 def png(picture: Image.Image) -> bytes:
     """A picture as a PNG file."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG")
     return buffer.getvalue()
