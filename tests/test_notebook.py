@@ -22,17 +22,41 @@ def handed_over(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("sources", "categories", "expected"),
+    ("sources", "given", "expected"),
     [
-        pytest.param("demo", [], ("demo", ()), id="as committed"),
-        pytest.param("demo", ["person", "car"], ("demo", ("person", "car")), id="a list"),
-        pytest.param("demo", {"ped": "person"}, ("demo", ("ped=person",)), id="a mapping"),
-        pytest.param([SOURCE], (), ((SourceConfig(**SOURCE),), ()), id="a list of sources"),
+        pytest.param("demo", {}, {}, id="nothing"),
+        pytest.param(
+            "demo",
+            {"categories": [], "split": {}, "images": {}, "include": ""},
+            {},
+            id="everything empty",
+        ),
+        pytest.param(
+            "demo", {"categories": ["a", "b"]}, {"categories": ("a", "b")}, id="categories, a list"
+        ),
+        pytest.param(
+            "demo",
+            {"categories": {"ped": "person", "car": None, "*": "*"}},
+            {"categories": ("ped=person", "car=", "*")},
+            id="categories, a mapping",
+        ),
+        pytest.param("demo", {"split": {"val": 0.1}}, {"split": ("val=0.1",)}, id="split"),
+        pytest.param("demo", {"images": {"a": "/b"}}, {"images": ("a=/b",)}, id="images"),
+        pytest.param("demo", {"formats": "yolo"}, {"formats": ("yolo",)}, id="one format"),
+        pytest.param([SOURCE], {}, {"sources": (SourceConfig(**SOURCE),)}, id="a list of sources"),
+        pytest.param("known", {}, {"sources": ("known",)}, id="a name"),
+        pytest.param(
+            [SOURCE, "known"],
+            {},
+            {"sources": (SourceConfig(**SOURCE), "known")},
+            id="a list with a name",
+        ),
     ],
 )
-def test_merge_parameters(handed_over, sources, categories, expected):
-    notebook.merge("people", sources, categories, "work")
-    assert handed_over == [MergeConfig("people", *expected, "work")]
+def test_merge_parameters(handed_over, sources, given, expected):
+    notebook.merge(sources, dataset="people", **given)
+    assert handed_over == [MergeConfig("people", **expected)]
+    assert hash(handed_over[0]), "no list is left in it"
 
 
 @pytest.mark.parametrize(
@@ -68,14 +92,14 @@ def test_train_and_evaluate_parameters(handed_over, job, given, expected):
         ([{**SOURCE, "fromat": "coco"}], "unknown key 'fromat'"),
         ([{**SOURCE, "offset": "one"}], "not a list of sources"),
         ({"a": SOURCE}, "not a list of sources"),
-        ([SOURCE, "demo"], "not a list of sources"),
+        ([SOURCE, 3], "not a list of sources"),
         (None, "not a list of sources"),
     ],
     ids=str,
 )
 def test_mistakes_in_sources_are_explained(handed_over, sources, message):
     with pytest.raises(RelayError, match=message) as caught:
-        notebook.merge("people", sources, [], "work")
+        notebook.merge(sources)
     assert caught.value._render_traceback_() == [f"RelayError: {caught.value}"]
     assert "\n" not in str(caught.value)
     assert handed_over == []
@@ -87,6 +111,8 @@ def test_mistakes_in_sources_are_explained(handed_over, sources, message):
         ("train", {"epochs": "3"}, "^EPOCHS: expected `int | null`, got `str`"),
         ("train", {"include": [1]}, "^INCLUDE"),
         ("evaluate", {"runs": 3}, "^RUNS: expected `array`"),
+        ("merge", {"sources": "demo", "duplicates": "maybe"}, "^DUPLICATES: invalid enum value"),
+        ("merge", {"sources": "demo", "split": [0.1]}, "^SPLIT"),
     ],
 )
 def test_parameters_of_another_type_are_named(handed_over, call, parameters, message):

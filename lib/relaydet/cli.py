@@ -24,7 +24,8 @@ class MergeCommand(MergeConfig):
     """Merge datasets into one COCO file."""
 
     sources: str = DEMO
-    """Path of a JSON file with a list of sources, or "demo" to generate the demo set."""
+    """Path of a JSON file with a list of sources, "demo" to generate the demo set, or the name of a
+    known source, such as coco2017-train-person."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +85,8 @@ def _run(command: MergeCommand | TrainConfig | EvaluateConfig | ScoreConfig | De
         case MergeCommand():
             from relaydet.jobs.merge import merge
 
-            sources = load_sources(command.sources)
-            merge(MergeConfig(command.dataset, sources, command.categories, command.store))
+            given = {f.name: getattr(command, f.name) for f in dataclasses.fields(MergeConfig)}
+            merge(MergeConfig(**{**given, "sources": load_sources(command.sources)}))
         case TrainConfig():
             from relaydet.jobs.train import train
 

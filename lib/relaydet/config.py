@@ -7,6 +7,7 @@ printed and written down with the run.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -55,8 +56,9 @@ class MergeConfig:
 
     dataset: str = DEMO
     """Name of the merged dataset; it is written to STORE/datasets/NAME."""
-    sources: str | tuple[SourceConfig, ...] = DEMO
-    """Path of a JSON file with a list of sources, or "demo" to generate the demo set."""
+    sources: str | tuple[SourceConfig | str, ...] = DEMO
+    """Path of a JSON file with a list of sources, "demo" to generate the demo set, or the name of a
+    known source, such as coco2017-train-person."""
     categories: tuple[str, ...] = ()
     """Categories to keep, "old=new" to rename, "old=" to drop, "*" for all others; empty keeps all
     (of the demo set: person)."""
@@ -128,6 +130,9 @@ class TrainConfig:
     """auto, float32 or bfloat16."""
     deterministic: bool = False
     """On CUDA: bit-equal results from run to run, at some speed (a CPU always is)."""
+    images: tuple[str, ...] = ()
+    """Where the images of a source are on this machine, "source=location", if elsewhere than when
+    they were merged."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,9 @@ class EvaluateConfig:
     """Images per forward pass."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    images: tuple[str, ...] = ()
+    """Where the images of a source are on this machine, "source=location", if elsewhere than when
+    they were merged."""
 
 
 def check_name(parameter: str, name: str) -> None:
@@ -161,12 +169,16 @@ def check_name(parameter: str, name: str) -> None:
 
 
 def load_sources(
-    value: str | list[dict[str, Any]] | tuple[SourceConfig, ...],
-) -> str | tuple[SourceConfig, ...]:
+    value: str | list[dict[str, Any] | str] | tuple[SourceConfig | str, ...],
+) -> str | tuple[SourceConfig | str, ...]:
     """Turn SOURCES as a user gives it into source configurations.
 
     Args:
-        value: "demo", the path of a JSON file with a list of sources, or that list itself.
+        value: "demo", the path of a JSON file with a list of sources, or that list itself. Names of
+            known sources may stand in the list, and for it.
+
+    Returns:
+        "demo", or the sources; names of known ones are left as they are.
 
     Raises:
         RelayError: the file is missing, or what it holds is not a list of sources.
@@ -175,11 +187,13 @@ def load_sources(
         return value
     where = "SOURCES"
     try:
+        if isinstance(value, str) and not value.endswith(".json") and not Path(value).exists():
+            return (value,)
         if isinstance(value, str):
             where = value
             value = msgspec.json.decode(Path(value).read_bytes())
         _refuse_unknown_keys(where, value)
-        sources = tuple(msgspec.convert(value, type=list[SourceConfig]))
+        sources = tuple(msgspec.convert(value, type=list[SourceConfig | str]))
     except OSError as error:
         raise RelayError(
             f"{where}: the list of sources cannot be read ({error.strerror}); give the path of a"
@@ -205,3 +219,23 @@ def _refuse_unknown_keys(where: str, sources: Any) -> None:
             raise RelayError(
                 f"{where}: a source has the unknown key {unknown[0]!r}; known are {sorted(known)}."
             )
+
+
+def parse_images(entries: Sequence[str], sources: Iterable[str]) -> dict[str, str]:
+    """The locations that IMAGES gives, by source.
+
+    Raises:
+        RelayError: an entry is not "source=location", or names no source there is.
+    """
+    known = list(sources)
+    located = {}
+    for entry in entries:
+        source, equals, location = entry.partition("=")
+        if not (equals and location.strip()):
+            raise RelayError(f'IMAGES: {entry!r} is not "source=location".')
+        if source.strip() not in known:
+            raise RelayError(
+                f"IMAGES: there is no source {source.strip()!r}; there are {', '.join(known)}."
+            )
+        located[source.strip()] = location.strip()
+    return located

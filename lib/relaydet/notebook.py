@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from relaydet.jobs.evaluate import EvaluateResult
     from relaydet.jobs.merge import MergeResult
     from relaydet.jobs.train import TrainResult
+    from relaydet.viewing.browse import Browser
 
-Config = TypeVar("Config", TrainConfig, EvaluateConfig)
+Config = TypeVar("Config", MergeConfig, TrainConfig, EvaluateConfig)
 
 # Import name of each package in requirements.txt.
 _NEEDED = (
@@ -39,28 +41,20 @@ def check_packages() -> None:
         )
 
 
-def merge(
-    dataset: str,
-    sources: str | list[dict[str, Any]],
-    categories: str | Sequence[str] | Mapping[str, str],
-    store: str,
-) -> MergeResult:
-    """Merge with the parameters of 1_merge_data.
+def merge(sources: str | list[dict[str, Any] | str], **parameters: Any) -> MergeResult:
+    """Merge with the parameters of 1_merge_data, as keywords in lower case (see `MergeConfig`).
 
     Args:
-        dataset: name of the merged dataset.
-        sources: "demo", the path of a JSON file with a list of sources, or that list.
-        categories: names to keep, or a mapping from old to new names; empty keeps all.
-        store: folder that everything is written to, or auto.
+        sources: "demo", the path of a JSON file with a list of sources, that list itself, or the
+            name of a known source.
+        parameters: the others. What is written "left=right" elsewhere may be a mapping here:
+            categories {"old": "new", "other": None}, split {"val": 0.1}, images {source: location}.
     """
     check_packages()
     from relaydet.jobs.merge import merge as run
 
-    if isinstance(categories, str):
-        categories = [categories]
-    if isinstance(categories, Mapping):
-        categories = [f"{old}={new}" for old, new in categories.items()]
-    return run(MergeConfig(dataset, load_sources(sources), tuple(categories), store))
+    config = _as_config(MergeConfig, parameters)
+    return run(dataclasses.replace(config, sources=load_sources(sources)))
 
 
 def train(**parameters: Any) -> TrainResult:
@@ -79,6 +73,13 @@ def evaluate(**parameters: Any) -> EvaluateResult:
     return run(_as_config(EvaluateConfig, parameters))
 
 
+def browse(result: MergeResult) -> Browser:
+    """A browser over the merged images: the last value of a cell."""
+    from relaydet.viewing.browse import browse as make
+
+    return make(result.dataset, result.images, result.findings)
+
+
 def show(result: MergeResult | EvaluateResult | TrainResult) -> None:
     """Show the pictures of a result, each with its caption."""
     from IPython.display import display
@@ -90,12 +91,23 @@ def show(result: MergeResult | EvaluateResult | TrainResult) -> None:
 
 def _as_config(kind: type[Config], parameters: dict[str, Any]) -> Config:
     """Check the parameters against the configuration's fields; lists become tuples."""
-    for name in ("include", "runs"):  # one name may come without a list
-        if isinstance(parameters.get(name), str):
-            parameters[name] = [parameters[name]]
+    lists = [field.name for field in dataclasses.fields(kind) if "tuple" in str(field.type)]
+    given = {
+        name: _as_list(value) if name in lists else value for name, value in parameters.items()
+    }
     try:
-        return msgspec.convert(parameters, kind)
+        return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         place = str(error).partition("`$.")[2].rstrip("`")
         what = str(error).partition(" - at ")[0]
         raise RelayError(f"{place.upper()}: {what[:1].lower()}{what[1:]}; mend it.") from error
+
+
+def _as_list(value: Any) -> Any:
+    """One name may come without a list, and pairs as a mapping."""
+    if isinstance(value, str):
+        return [value] if value else []
+    if isinstance(value, Mapping):
+        pairs = [(left, "" if right is None else right) for left, right in value.items()]
+        return [left if left == right else f"{left}={right}" for left, right in pairs]
+    return value

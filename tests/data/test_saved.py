@@ -10,7 +10,7 @@ import pytest
 
 from relaydet.data.dataset import Annotation, Category, Dataset, Image
 from relaydet.data.findings import Finding
-from relaydet.data.saved import annotations_name, load_dataset, portable, save_dataset
+from relaydet.data.saved import annotations_name, load_dataset, open_sources, portable, save_dataset
 from relaydet.errors import RelayError
 from relaydet.storage.local import LocalStore
 
@@ -38,7 +38,7 @@ def test_what_was_saved_is_loaded(store):
     save_dataset(store, "people", a_dataset(), {"merged": {"images": 1}}, [finding])
     saved = load_dataset(store, "people")
     assert saved.dataset == a_dataset()
-    assert saved.folders["a"].root == store.root / "pictures"
+    assert open_sources(saved)["a"].root == store.root / "pictures"
     assert saved.sha256 == hashlib.sha256(store.read(NAME)).hexdigest()
     report = json.loads(store.read("datasets/people/report.json"))
     assert report["merged"] == {"images": 1}
@@ -48,9 +48,10 @@ def test_what_was_saved_is_loaded(store):
 def test_a_store_may_be_moved(tiny_demo, tmp_path):
     moved = LocalStore(shutil.copytree(tiny_demo.root, tmp_path / "elsewhere"))
     saved = load_dataset(moved, "demo")
+    folders = open_sources(saved)
     for image in saved.dataset.images:
         source, name = image.file_name.split("/", 1)
-        folder = saved.folders[source]
+        folder = folders[source]
         assert folder.root.is_relative_to(moved.root)
         assert folder.exists(name)
 
@@ -83,9 +84,6 @@ def edited(**changes) -> bytes:
             edited(info={"sources": {"a": {}}}), "not a file that a merge wrote", id="no images"
         ),
         pytest.param(
-            edited(info={"sources": {"a": {"images": "gone"}}}), "does not exist", id="folder gone"
-        ),
-        pytest.param(
             edited(annotations=[{"id": 1}]), "not a file that a merge wrote", id="half a record"
         ),
     ],
@@ -95,3 +93,28 @@ def test_what_cannot_be_used_is_explained(store, data, message):
         store.write(NAME, data)
     with pytest.raises(RelayError, match=message):
         load_dataset(store, "people")
+
+
+def test_images_that_are_elsewhere(store, tmp_path):
+    save_dataset(store, "people", a_dataset(), {}, [])
+    saved = load_dataset(store, "people")
+    (tmp_path / "other").mkdir()
+    assert open_sources(saved, [f"a={tmp_path}/other"])["a"].root == tmp_path / "other"
+    (store.root / "pictures").rmdir()
+    with pytest.raises(RelayError, match=r"source 'a': .*does not exist.*set IMAGES"):
+        open_sources(saved)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [("a", 'not "source=location"'), ("a=", "not"), ("b=x", "no source 'b'; there are a")],
+)
+def test_a_wrong_place_is_named(store, entry, message):
+    save_dataset(store, "people", a_dataset(), {}, [])
+    with pytest.raises(RelayError, match=f"IMAGES: .*{message}"):
+        open_sources(load_dataset(store, "people"), [entry])
+
+
+@pytest.mark.parametrize("location", ["gs://bucket/photos", "http://host/photos.zip"])
+def test_locations_far_away_are_recorded_as_they_are(store, location):
+    assert portable(store, location) == location

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from relaydet.data.loader import evaluation_samples
-from relaydet.data.saved import load_dataset
+from relaydet.data.saved import load_dataset, open_sources
 from relaydet.evaluation.predict import predict
 
 
@@ -31,7 +31,7 @@ class WholeImage(nn.Module):
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_predictions_are_coco_results_in_the_datasets_order(tiny_demo, batch_size):
     saved = load_dataset(tiny_demo, "demo")
-    samples = evaluation_samples(saved.dataset, saved.folders)
+    samples = evaluation_samples(saved.dataset, open_sources(saved))
     expected = [
         result
         for image in saved.dataset.images

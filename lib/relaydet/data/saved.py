@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from relaydet.bars import OpenBar, no_bar
+from relaydet.config import parse_images
 from relaydet.data.dataset import Dataset
 from relaydet.data.findings import Finding
 from relaydet.data.formats import coco
 from relaydet.data.images import Images, open_images
+from relaydet.data.locations import is_remote
 from relaydet.errors import RelayError
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store
@@ -24,8 +28,8 @@ class SavedDataset:
 
     name: str
     dataset: Dataset
-    folders: dict[str, Images]
-    """Where each source's images are."""
+    locations: dict[str, str]
+    """Where each source's images were when it was merged, as `open_images` takes it."""
     sha256: str
     """Of annotations.json."""
     annotations: bytes
@@ -45,7 +49,7 @@ def save_dataset(
     store.write(
         f"datasets/{name}/report.json", msgspec.json.format(msgspec.json.encode(report), indent=1)
     )
-    store.write(annotations_name(name), coco.encode(dataset))
+    store.write(annotations_name(name), coco.iter_encoded(dataset))
 
 
 def load_dataset(store: LocalStore, name: str) -> SavedDataset:
@@ -68,10 +72,48 @@ def load_dataset(store: LocalStore, name: str) -> SavedDataset:
             f"{store.describe(annotations_name(name))}: not a file that a merge wrote ({problem});"
             " merge it again."
         )
-    folders = {
-        source: open_images(str(store.path(facts["images"]))) for source, facts in sources.items()
-    }
-    return SavedDataset(name, dataset, folders, hashlib.sha256(data).hexdigest(), data)
+    locations = {source: _located(store, facts["images"]) for source, facts in sources.items()}
+    return SavedDataset(name, dataset, locations, hashlib.sha256(data).hexdigest(), data)
+
+
+def open_sources(
+    saved: SavedDataset,
+    moved: Sequence[str] = (),
+    sources: Sequence[str] = (),
+    bar: OpenBar = no_bar,
+) -> dict[str, Images]:
+    """Open the images of a dataset's sources, and bring those here that are far away.
+
+    Args:
+        saved: the dataset.
+        moved: "source=location" for images that are not where they were when it was merged.
+        sources: which sources; empty opens all.
+        bar: shows how far a download is.
+
+    Raises:
+        RelayError: images are not where they should be; `moved` names no source of the dataset.
+    """
+    elsewhere = parse_images(moved, saved.locations)
+    names: dict[str, list[str]] = {source: [] for source in sources or saved.locations}
+    for image in saved.dataset.images:
+        if image.source in names:
+            names[image.source].append(image.file_name.split("/", 1)[1])
+    opened = {}
+    for source, files in names.items():
+        location = elsewhere.get(source, saved.locations[source])
+        try:
+            opened[source] = open_images(location, bar)
+        except RelayError as error:
+            raise RelayError(
+                f"Dataset {saved.name!r}, source {source!r}: {error} If its images are elsewhere"
+                f' on this machine, set IMAGES to "{source}=that place".'
+            ) from error
+        opened[source].fetch(files, bar)
+    return opened
+
+
+def _located(store: LocalStore, location: str) -> str:
+    return location if is_remote(location) else str(store.path(location))
 
 
 def _names_images(sources: Any) -> bool:
@@ -86,6 +128,8 @@ def portable(store: LocalStore, location: str) -> str:
 
     The store may be mounted elsewhere the next time; what lies inside it moves along.
     """
+    if is_remote(location):
+        return location
     path = Path(location).expanduser().absolute()
     inside = path.is_relative_to(store.root)
     return path.relative_to(store.root).as_posix() if inside else str(path)

@@ -10,7 +10,7 @@ import msgspec
 
 from relaydet.config import EvaluateConfig, check_name
 from relaydet.data.loader import Samples, evaluation_samples
-from relaydet.data.saved import SavedDataset, load_dataset
+from relaydet.data.saved import SavedDataset, load_dataset, open_sources
 from relaydet.errors import RelayError
 from relaydet.evaluation.predict import predict
 from relaydet.evaluation.report import metrics_table, report_page
@@ -22,7 +22,7 @@ from relaydet.training.run_files import as_json, now
 from relaydet.viewing.charts import precision_recall_chart
 from relaydet.viewing.detections import SHEET_LEGEND, detection_sheet
 from relaydet.viewing.pictures import Picture, png
-from relaydet.viewing.progress import progress
+from relaydet.viewing.progress import bar, progress
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Eval
     store = open_store(config.store)
     saved = load_dataset(store, config.dataset)
     truth = msgspec.json.decode(saved.annotations)
-    samples = evaluation_samples(saved.dataset, saved.folders)
+    samples = evaluation_samples(saved.dataset, open_sources(saved, config.images, bar=bar))
     models = [load_model(store, run) for run in config.runs]
     runs = [
         _evaluate_run(store, run, model, saved, samples, truth, config, say)

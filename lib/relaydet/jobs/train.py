@@ -12,7 +12,7 @@ import torch
 from relaydet.config import TrainConfig, check_name
 from relaydet.data.loader import Samples, training_batches, training_samples
 from relaydet.data.order import BatchPlan, steps_per_epoch
-from relaydet.data.saved import SavedDataset, load_dataset
+from relaydet.data.saved import SavedDataset, load_dataset, open_sources
 from relaydet.errors import RelayError
 from relaydet.model import BuiltModel, build_model, recipe_of
 from relaydet.runtime.device import Device, choose_device
@@ -28,7 +28,7 @@ from relaydet.training.schedule import Schedule
 from relaydet.training.settings import settle
 from relaydet.viewing.charts import loss_chart
 from relaydet.viewing.pictures import Picture, png
-from relaydet.viewing.progress import step_bar
+from relaydet.viewing.progress import bar, step_bar
 
 LOG_SECONDS = 60
 
@@ -86,13 +86,13 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     files = RunFiles(store, config.run)
     config = settle(files.config(), config, device.device.type, say)
     saved = load_dataset(store, config.dataset)
-    samples = _samples(saved, config)
     status = files.status()
     if status and status["state"] == "done":
         total = status["total_steps"]
         result = TrainResult(config.run, "done", total, total, "", files.log(), files.where)
         say(str(result))
         return result
+    samples = _samples(saved, config)
     session = _start(files, config, device, saved, samples, say)
     result = session.go()
     say(str(result))
@@ -313,13 +313,14 @@ def _tell(session: _Session, say: Callable[[str], None]) -> None:
 
 
 def _samples(saved: SavedDataset, config: TrainConfig) -> Samples:
-    unknown = sorted(set(config.include) - set(saved.folders))
+    unknown = sorted(set(config.include) - set(saved.locations))
     if unknown:
         raise RelayError(
             f"INCLUDE: dataset {saved.name!r} has no source {unknown[0]!r}; it has"
-            f" {', '.join(sorted(saved.folders))}."
+            f" {', '.join(sorted(saved.locations))}."
         )
-    samples = training_samples(saved.dataset, saved.folders, config.include)
+    folders = open_sources(saved, config.images, config.include, bar)
+    samples = training_samples(saved.dataset, folders, config.include)
     if not len(samples):
         raise RelayError(f"Dataset {saved.name!r} has no image to train on; check INCLUDE.")
     return samples

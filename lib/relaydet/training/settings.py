@@ -14,6 +14,7 @@ from relaydet.model import choose_model, recipe_of
 _FREE_FIELDS = frozenset(
     {
         "store",
+        "images",
         "max_minutes",
         "checkpoint_minutes",
         "micro_batch",
