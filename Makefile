@@ -50,6 +50,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/merge_speed.py
+	$(BIN)/python benchmarks/file_check_speed.py
 
 clean:
 	rm -rf .venv work

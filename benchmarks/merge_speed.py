@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from relaydet.config import SourceConfig
@@ -190,17 +191,17 @@ def crowds_and_masks(folder: Path) -> str:
     )
 
 
+class _Annotation(msgspec.Struct):
+    category_id: int
+    segmentation: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _File(msgspec.Struct):
+    annotations: list[_Annotation]
+
+
 def _masks(path: Path, category: int) -> Counter[bytes]:
-    import msgspec
-
-    class Annotation(msgspec.Struct):
-        category_id: int
-        segmentation: msgspec.Raw = msgspec.Raw(b"")
-
-    class File(msgspec.Struct):
-        annotations: list[Annotation]
-
-    file = msgspec.json.decode(path.read_bytes(), type=File)
+    file = msgspec.json.decode(path.read_bytes(), type=_File)
     return Counter(
         hashlib.sha256(bytes(a.segmentation)).digest()
         for a in file.annotations
