@@ -164,7 +164,8 @@ def _in_short(categories: Sequence[CategoryUse], renames: Mapping[str, str]) -> 
         if new is None:
             dropped.append(use)
         else:
-            texts.append(f"{use.name} {use.annotations:,} -> {new}")
+            renamed = f" -> {new}" if new != use.name else ""
+            texts.append(f"{use.name} {use.annotations:,}{renamed}")
     dropped.sort(key=lambda use: -use.annotations)
     if dropped:
         names = [f"{use.name} {use.annotations:,}" for use in dropped[:SHOWN]]
