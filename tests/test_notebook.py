@@ -113,6 +113,8 @@ def test_mistakes_in_sources_are_explained(handed_over, sources, message):
         ("evaluate", {"runs": 3}, "^RUNS: expected `array`"),
         ("merge", {"sources": "demo", "duplicates": "maybe"}, "^DUPLICATES: invalid enum value"),
         ("merge", {"sources": "demo", "split": [0.1]}, "^SPLIT"),
+        ("merge", {"sources": "demo", "catagories": []}, "^CATAGORIES: .*did you mean CATEGORIES"),
+        ("train", {"lerning_rate": 1}, "^LERNING_RATE: .*did you mean LEARNING_RATE"),
     ],
 )
 def test_parameters_of_another_type_are_named(handed_over, call, parameters, message):

@@ -168,6 +168,12 @@ def check_name(parameter: str, name: str) -> None:
         )
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is no 63-bit number; raises RelayError."""
+    if not 0 <= seed < 2**63:
+        raise RelayError(f"SEED {seed}: take a whole number from 0 to 2**63 - 1.")
+
+
 def load_sources(
     value: str | list[dict[str, Any] | str] | tuple[SourceConfig | str, ...],
 ) -> str | tuple[SourceConfig | str, ...]:
@@ -200,7 +206,7 @@ def load_sources(
             ' JSON file like [{"name": "coco", "format": "coco", "annotations": "...",'
             ' "images": "..."}], or "demo".'
         ) from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RelayError(
             f"{where}: not a list of sources ({error}); each needs name, format, annotations"
             " and images."
@@ -221,6 +227,11 @@ def _refuse_unknown_keys(where: str, sources: Any) -> None:
             )
 
 
+def expand_home(location: str) -> str:
+    """A location with ~ replaced by the home folder."""
+    return str(Path(location).expanduser()) if location.startswith("~") else location
+
+
 def parse_images(entries: Sequence[str], sources: Iterable[str]) -> dict[str, str]:
     """The locations that IMAGES gives, by source.
 
@@ -237,5 +248,5 @@ def parse_images(entries: Sequence[str], sources: Iterable[str]) -> dict[str, st
             raise RelayError(
                 f"IMAGES: there is no source {source.strip()!r}; there are {', '.join(known)}."
             )
-        located[source.strip()] = location.strip()
+        located[source.strip()] = expand_home(location.strip())
     return located

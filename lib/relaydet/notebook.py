@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -91,6 +92,11 @@ def show(result: MergeResult | EvaluateResult | TrainResult) -> None:
 
 def _as_config(kind: type[Config], parameters: dict[str, Any]) -> Config:
     """Check the parameters against the configuration's fields; lists become tuples."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    for unknown in sorted(set(parameters) - set(names)):
+        close = difflib.get_close_matches(unknown, names, n=1)
+        hint = f"did you mean {close[0].upper()}?" if close else f"there are {', '.join(names)}."
+        raise RelayError(f"{unknown.upper()}: there is no such parameter; {hint}")
     lists = [field.name for field in dataclasses.fields(kind) if "tuple" in str(field.type)]
     given = {
         name: _as_list(value) if name in lists else value for name, value in parameters.items()

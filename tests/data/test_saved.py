@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from relaydet.config import parse_images
 from relaydet.data.dataset import Annotation, Category, Dataset, Image
 from relaydet.data.findings import Finding
 from relaydet.data.saved import annotations_name, load_dataset, open_sources, portable, save_dataset
@@ -84,6 +85,11 @@ def edited(**changes) -> bytes:
             edited(info={"sources": {"a": {}}}), "not a file that a merge wrote", id="no images"
         ),
         pytest.param(
+            edited(images=[{"id": 1, "file_name": "a.jpg", "width": 1, "height": 1}]),
+            "an image has no source",
+            id="an image of no source",
+        ),
+        pytest.param(
             edited(annotations=[{"id": 1}]), "not a file that a merge wrote", id="half a record"
         ),
     ],
@@ -99,7 +105,7 @@ def test_images_that_are_elsewhere(store, tmp_path):
     save_dataset(store, "people", a_dataset(), {}, [])
     saved = load_dataset(store, "people")
     (tmp_path / "other").mkdir()
-    assert open_sources(saved, [f"a={tmp_path}/other"])["a"].root == tmp_path / "other"
+    assert open_sources(saved, {"a": f"{tmp_path}/other"})["a"].root == tmp_path / "other"
     (store.root / "pictures").rmdir()
     with pytest.raises(RelayError, match=r"source 'a': .*does not exist.*set IMAGES"):
         open_sources(saved)
@@ -109,10 +115,32 @@ def test_images_that_are_elsewhere(store, tmp_path):
     ("entry", "message"),
     [("a", 'not "source=location"'), ("a=", "not"), ("b=x", "no source 'b'; there are a")],
 )
-def test_a_wrong_place_is_named(store, entry, message):
-    save_dataset(store, "people", a_dataset(), {}, [])
+def test_a_wrong_place_is_named(entry, message):
     with pytest.raises(RelayError, match=f"IMAGES: .*{message}"):
-        open_sources(load_dataset(store, "people"), [entry])
+        parse_images([entry], ["a"])
+
+
+def test_places_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert parse_images(["a=~/photos"], ["a"]) == {"a": "/home/someone/photos"}
+
+
+def test_a_source_without_images_stays_unopened(store):
+    dataset = a_dataset(sources={"a": {"images": "pictures"}, "b": {"images": "gone"}})
+    save_dataset(store, "people", dataset, {}, [])
+    assert list(open_sources(load_dataset(store, "people"))) == ["a"]
+
+
+def test_large_metadata_is_read_again(store):
+    notes = [f"a long note on how image {n} came to be here and who drew it" for n in range(40_000)]
+    save_dataset(store, "people", a_dataset(notes=notes), {}, [])
+    assert load_dataset(store, "people").dataset.info["notes"] == notes
+
+
+def test_the_way_to_a_place_in_the_store_does_not_matter(store, tmp_path):
+    (tmp_path / "link").symlink_to(store.root)
+    for location in (f"{tmp_path}/link/pictures", f"{store.root}/../store/pictures"):
+        assert portable(store, location) == "pictures"
 
 
 @pytest.mark.parametrize("location", ["gs://bucket/photos", "http://host/photos.zip"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from relaydet.config import MergeConfig
+from relaydet.config import MergeConfig, SourceConfig
 from relaydet.data.demo import write_demo
 from relaydet.errors import RelayError
 from relaydet.jobs.merge import merge
@@ -121,8 +121,8 @@ def test_images_of_a_held_out_set_are_an_error(twice, tmp_path):
     with pytest.raises(RelayError, match=r"'strict' is not written.*image-leaked.*without STRICT"):
         merge(replace(config, dataset="strict", strict=True), say=quiet)
     assert not (tmp_path / "datasets/strict").exists()
-    with pytest.raises(RelayError, match="the dataset itself"):
-        merge(replace(config, dataset="held"), say=quiet)
+    with pytest.raises(RelayError, match="leaves no image: HELD_OUT has them all"):
+        merge(replace(config, duplicates="drop"), say=quiet)
 
 
 def test_formats_beside_coco_come_and_go(config, tmp_path):
@@ -190,3 +190,107 @@ def test_what_became_of_each_category_is_said(config):
     assert [c.name for c in result.dataset.categories] == ["human", "lamp"]
     assert "left out: car" in str(result)
     assert "-> human" in str(result)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": "held"},
+        {"dataset": "he", "split": ("ld=0.5",), "held_out": ("he_ld",)},
+        {"dataset": "d", "sources": "demo", "split": ("heldout=0.5",), "held_out": ()},
+    ],
+    ids=["the dataset", "a part of it", "the demo's own"],
+)
+def test_a_held_out_set_is_never_written_over(tmp_path, change):
+    config = MergeConfig(held_out=("held",), store=str(tmp_path / "store"))
+    with pytest.raises(RelayError, match=r"HELD_OUT: .* this merge writes"):
+        merge(replace(config, **change), say=quiet)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_source_without_the_categories_is_left_out(sources, config):
+    result = merge(replace(config, categories=("car",)), say=quiet)
+    assert [(f.source, f.severity) for f in result.findings if f.code == "source-empty"] == [
+        ("search", "warning")
+    ]
+    assert list(result.images) == ["street"]
+    assert {image.source for image in result.dataset.images} == {"street"}
+
+
+def test_a_held_out_set_may_lack_a_source_and_its_images_be_elsewhere(twice, tmp_path):
+    street, copy = twice
+    merge(MergeConfig("held", (street,), ("person",), str(tmp_path)), say=quiet)
+    annotations = tmp_path / "datasets/held/annotations.json"
+    file = json.loads(annotations.read_text())
+    file["info"]["sources"]["street"]["images"] = "/nowhere"
+    file["info"]["sources"]["empty"] = {"images": "/nowhere/either"}
+    annotations.write_text(json.dumps(file))
+    config = MergeConfig(
+        "train",
+        (replace(copy, name="mine"),),
+        ("person",),
+        str(tmp_path),
+        held_out=("held",),
+        images=(f"street={street.images}",),
+    )
+    assert "image-leaked" in codes(merge(config, say=quiet))
+
+
+def test_held_out_images_that_cannot_be_compared_are_named(twice, tmp_path):
+    street, copy = twice
+    merge(MergeConfig("held", (copy,), ("person",), str(tmp_path)), say=quiet)
+    first = json.loads((tmp_path / "datasets/held/annotations.json").read_text())["images"][0]
+    (Path(copy.images) / first["file_name"].split("/", 1)[1]).unlink()
+    config = MergeConfig("train", (street,), ("person",), str(tmp_path), held_out=("held",))
+    found = [f for f in merge(config, say=quiet).findings if f.code == "image-missing"]
+    assert [(f.source, f.action) for f in found] == [("held: copy", "not compared")]
+
+
+def test_of_two_copies_the_one_with_boxes_stays(tmp_path):
+    """The copy that comes first loses its only box, and must not take the other with it."""
+    Image.effect_noise((60, 40), 50).save(tmp_path / "a.png")
+    sources = []
+    for name, width in (("p", 0), ("q", 9)):
+        file = {
+            "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
+            "annotations": [
+                {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, width, 4], "area": 9}
+            ],
+            "categories": [{"id": 1, "name": "person"}],
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(file))
+        sources.append(SourceConfig(name, "coco", str(tmp_path / f"{name}.json"), str(tmp_path)))
+    config = MergeConfig("d", tuple(sources), ("person",), str(tmp_path / "s"), duplicates="drop")
+    assert [i.source for i in merge(config, say=quiet).dataset.images] == ["q"]
+
+
+def test_an_image_that_only_breaks_when_decoded_does_not_stop_the_merge(twice, tmp_path):
+    _, copy = twice
+    for path in Path(copy.images).iterdir():
+        Image.open(path).save(path.with_suffix(".png"))
+        data = bytearray(path.with_suffix(".png").read_bytes())
+        middle = len(data) // 2
+        data[middle : middle + 200] = bytes(200)
+        path.write_bytes(data)
+    result = merge(MergeConfig("d", (copy,), ("person",), str(tmp_path / "s")), say=quiet)
+    assert "samples_copy" in result.pictures
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "n" * 101, "nul\0"])
+def test_a_source_name_that_cannot_be_a_folder(config, sources, tmp_path, name):
+    with pytest.raises(RelayError, match="source name"):
+        merge(replace(config, sources=(replace(sources[0], name=name),)), say=quiet)
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_earlier_dataset_beside_a_whole_split_is_named(config):
+    merge(config, say=quiet)
+    result = merge(replace(config, split=("train=0.5", "val=0.5")), say=quiet)
+    assert "dataset-older" in codes(result)
+    assert set(result.written) == {"people_train", "people_val"}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70])
+def test_a_seed_that_is_none(config, seed):
+    with pytest.raises(RelayError, match="SEED"):
+        merge(replace(config, seed=seed, max_images=2), say=quiet)

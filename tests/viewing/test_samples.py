@@ -10,7 +10,6 @@ from PIL import Image as PillowImage
 from relaydet.data.dataset import Annotation, Category, Dataset, Image, set_extra
 from relaydet.data.images import open_images
 from relaydet.data.saved import load_dataset
-from relaydet.errors import RelayError
 from relaydet.viewing.draw import PALETTE
 from relaydet.viewing.samples import offset_sheet, overview_sheet, sample_sheet
 
@@ -101,8 +100,10 @@ def test_the_legend_names_what_is_there(folders):
 
 def test_a_sheet_of_a_missing_image_says_which(folders, tmp_path):
     (tmp_path / "1.png").unlink()
-    with pytest.raises(RelayError, match=r"1\.png"):
-        sample_sheet(dataset((1, 1, 0)), folders, "a")
+    before = np.asarray(sample_sheet(dataset((2, 1, 0)), folders, "a"))
+    after = np.asarray(sample_sheet(dataset((1, 1, 0)), folders, "a"))
+    assert after.shape != before.shape
+    assert (after < 128).any(), "text"
 
 
 def of_sources(**counts: int) -> Dataset:

@@ -63,7 +63,9 @@ def parse_categories(
         RelayError: an entry names no category, two entries contradict each other, or nothing is
             left.
     """
-    outcomes: dict[str, str] = {}
+    if not entries:
+        return {name: name for name in known}
+    outcomes: dict[str, str | None] = {}
     others_from: int | None = None
     for entry in entries:
         if entry.strip() == EVERY_OTHER:
@@ -75,13 +77,13 @@ def parse_categories(
                 f"{where}: {entry!r} is about {old!r} and {_in_words(new)}, but an earlier entry"
                 f" {_in_words(outcomes[old])}; take one of them away."
             )
-    if not any(outcomes.values()) and others_from is None:
+    if others_from is None and all(new is None for new in outcomes.values()):
         others_from = 0
     order = list(outcomes.items())
     if others_from is not None:
         order[others_from:others_from] = [(name, name) for name in known if name not in outcomes]
-    renames = {old: new for old, new in order if new}
-    if entries and not renames:
+    renames = {old: new for old, new in order if new is not None}
+    if not renames:
         raise RelayError(f"{where}: {', '.join(entries)} leaves no category; keep at least one.")
     return renames
 
@@ -176,8 +178,8 @@ def _in_short(categories: Sequence[CategoryUse], renames: Mapping[str, str]) -> 
     return "; ".join(texts) or "has no categories"
 
 
-def _parse_entry(known: Sequence[str], entry: str, where: str) -> tuple[str, str]:
-    """The old and the new name in an entry; an empty new one drops the category."""
+def _parse_entry(known: Sequence[str], entry: str, where: str) -> tuple[str, str | None]:
+    """The old and the new name in an entry; None drops the category."""
     for text in (entry, entry.strip()):
         if text in known:
             return text, text
@@ -187,7 +189,7 @@ def _parse_entry(known: Sequence[str], entry: str, where: str) -> tuple[str, str
         old = "=".join(pieces[:count])
         for name in (old, old.strip()):
             if name in known:
-                return name, "=".join(pieces[count:]).strip()
+                return name, "=".join(pieces[count:]).strip() or None
     name = pieces[0].strip()
     raise RelayError(
         f"{where}: no source has a category {name!r}{_suggestion(name, known)}; there are"
@@ -208,5 +210,5 @@ def _listing(known: Sequence[str]) -> str:
     return f"{', '.join(known[:SHOWN]) or 'none at all'}{more}"
 
 
-def _in_words(new: str) -> str:
-    return f"names it {new!r}" if new else "drops it"
+def _in_words(new: str | None) -> str:
+    return "drops it" if new is None else f"names it {new!r}"

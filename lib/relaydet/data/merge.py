@@ -23,6 +23,7 @@ from relaydet.errors import RelayError
 
 Extra = dict[str, Raw] | UnsetType
 
+LONGEST_NAME = 100  # of a source; file names are made of it
 PROVENANCE = ("source", "source_id")
 
 
@@ -62,7 +63,7 @@ def merge(parts: Sequence[Part], categories: Sequence[str] = ()) -> tuple[Datase
             in no source, or no image is left.
         ValueError: a part was merged before, or an image is in two of them.
     """
-    _refuse_bad_names(parts)
+    refuse_bad_names([part.source.name for part in parts])
     _refuse_used(parts)
     renames = parse_categories(category_names(part.dataset for part in parts), categories)
     merged_categories, findings = _merge_categories(parts, renames)
@@ -91,14 +92,14 @@ def merge(parts: Sequence[Part], categories: Sequence[str] = ()) -> tuple[Datase
     return merged, findings
 
 
-def _refuse_bad_names(parts: Sequence[Part]) -> None:
-    names = [part.source.name for part in parts]
+def refuse_bad_names(names: Sequence[str]) -> None:
+    """Raise RelayError unless the names of sources can each be a folder's, and differ."""
     if not names:
         raise RelayError("The merge has no sources; name at least one in SOURCES.")
     for name in names:
         if names.count(name) > 1:
             raise RelayError(f"Two sources are named {name!r}; give each its own name in SOURCES.")
-        if not name.strip(".") or "/" in name or "\\" in name:
+        if not name.strip(".") or set(name) & {"/", "\\", "\0"} or len(name) > LONGEST_NAME:
             raise RelayError(
                 f"The source name {name!r} cannot be the first part of a path; use letters, digits,"
                 " - and _ in SOURCES."
@@ -127,7 +128,9 @@ def _merge_categories(
             first = merged[new]
             merged[new] = _fill(first, category) if first else msgspec.structs.replace(category)
             if first and not _agree(first, category):
-                message = f"category {category.name} has other fields than in an earlier source"
+                message = (
+                    f"category {category.name} has other fields than an earlier one of that name"
+                )
                 findings.append(Finding("category-differs", "info", name, message, "first kept"))
         if categories and not any(category.name in renames for category in categories):
             there = ", ".join(category.name for category in categories[:10])

@@ -6,13 +6,13 @@ a large dataset reads (and downloads) a few hundred images.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from relaydet.bars import OpenBar, no_bar
-from relaydet.config import MergeConfig, SourceConfig, parse_images
+from relaydet.config import MergeConfig, SourceConfig, expand_home
 from relaydet.data.categories import (
     CategoryUse,
     category_names,
@@ -29,8 +29,9 @@ from relaydet.data.findings import Finding
 from relaydet.data.formats import hash_annotations, read_source
 from relaydet.data.images import Images, open_images
 from relaydet.data.known import known_source
-from relaydet.data.merge import Part
-from relaydet.data.narrow import narrow
+from relaydet.data.locations import is_remote
+from relaydet.data.merge import Part, refuse_bad_names
+from relaydet.data.narrow import drop_empty, narrow, select_all
 from relaydet.data.saved import SavedDataset, open_sources
 from relaydet.errors import RelayError
 
@@ -58,7 +59,17 @@ def choose_sources(config: MergeConfig) -> list[SourceConfig]:
         RelayError: a name is unknown, or nothing is left.
     """
     given = [s if isinstance(s, SourceConfig) else known_source(s) for s in config.sources]
+    given = [
+        replace(
+            source,
+            annotations=expand_home(source.annotations),
+            images=expand_home(source.images),
+            image_list=expand_home(source.image_list),
+        )
+        for source in given
+    ]
     names = [source.name for source in given]
+    refuse_bad_names(names)
     for parameter, wanted in (("INCLUDE", config.include), ("EXCLUDE", config.exclude)):
         unknown = sorted(set(wanted) - set(names))
         if unknown:
@@ -77,22 +88,27 @@ def choose_sources(config: MergeConfig) -> list[SourceConfig]:
 
 
 def prepare(
-    sources: Sequence[SourceConfig], config: MergeConfig, bar: OpenBar = no_bar
+    sources: Sequence[SourceConfig],
+    config: MergeConfig,
+    moved: Mapping[str, str],
+    bar: OpenBar = no_bar,
 ) -> Prepared:
     """Read sources, take of them what the merge asks for, and check it with its image files.
+
+    A source of which nothing is taken is left out, and its images stay unopened.
 
     Args:
         sources: what `choose_sources` gave.
         config: of the merge.
+        moved: by source, where its images are on this machine if not where the source says.
         bar: shows how far downloads and checks are.
 
     Raises:
         RelayError: a source cannot be read, or nothing is left of it.
     """
-    elsewhere = parse_images(config.images, [source.name for source in sources])
-    sources = [replace(s, images=elsewhere.get(s.name, s.images)) for s in sources]
     datasets, uses, findings = _read(sources)
     renames = parse_categories(category_names(datasets), config.categories)
+    findings += [_address_with_key(source) for source in sources if _has_key(source)]
     parts, images, files = [], {}, Files()
     for number, source in enumerate(sources):
         limit = config.max_images if source.max_images is None else source.max_images
@@ -101,17 +117,30 @@ def prepare(
         )
         datasets[number] = dataset  # lets go of what was narrowed away
         findings += found
-        images[source.name] = open_images(source.images, bar)
+        if not dataset.images:
+            message = "nothing of it has the categories that are taken"
+            findings.append(Finding("source-empty", "warning", source.name, message, "left out"))
+            continue
+        images[source.name] = open_images(moved.get(source.name, source.images), bar)
         checked, files[source.name], found = _check(
-            dataset, source.name, images[source.name], config, bar
+            dataset, source, images[source.name], config, bar
         )
         findings += found
         parts.append(Part(source, checked, hash_annotations(source)))
+    if not parts:
+        raise RelayError(
+            "The merge leaves no image: none has an object of the categories"
+            f" {', '.join(config.categories)}; choose other CATEGORIES or set keep_empty."
+        )
     return Prepared(parts, images, files, mapping_table(uses, renames), findings)
 
 
 def compare(
-    prepared: Prepared, config: MergeConfig, held_out: Sequence[SavedDataset], bar: OpenBar = no_bar
+    prepared: Prepared,
+    config: MergeConfig,
+    held_out: Sequence[SavedDataset],
+    moved: Mapping[str, str],
+    bar: OpenBar = no_bar,
 ) -> tuple[Prepared, Duplicates]:
     """Find images that are there more than once, or in a held-out set; drop them where asked to.
 
@@ -119,20 +148,30 @@ def compare(
         prepared: what `prepare` gave.
         config: of the merge.
         held_out: datasets that should have no image in common with it.
+        moved: by source, where its images are if not where they were when it was merged.
         bar: shows how far the reading of their images is.
 
     Raises:
         RelayError: the images of a held-out dataset cannot be read.
     """
     outside: Files = {}
+    findings = list(prepared.findings)
     for saved in held_out:
-        for source, opened in open_sources(saved, bar=bar).items():
+        for source, opened in open_sources(saved, moved, bar=bar).items():
             label = f"{saved.name}: {source}"
-            outside[label] = _files_of(saved, source, opened, config.near_duplicates, bar)
+            outside[label], found = _files_of(saved, source, opened, config.near_duplicates, bar)
+            findings += found
     drop = config.duplicates == "drop"
-    found = find_duplicates(prepared.files, outside, action="dropped" if drop else "kept")
-    parts = [_without(part, found.repeated) for part in prepared.parts] if drop else prepared.parts
-    return replace(prepared, parts=parts, findings=prepared.findings + found.findings), found
+    duplicates = find_duplicates(prepared.files, outside, action="dropped" if drop else "kept")
+    parts = prepared.parts
+    if drop:
+        parts = [_without(part, duplicates.repeated) for part in parts]
+        if not any(part.dataset.images for part in parts):
+            raise RelayError(
+                "The merge leaves no image: HELD_OUT has them all, and DUPLICATES is drop; take"
+                " other sources."
+            )
+    return replace(prepared, parts=parts, findings=findings + duplicates.findings), duplicates
 
 
 def _read(
@@ -148,22 +187,37 @@ def _read(
     return datasets, uses, findings
 
 
+def _has_key(source: SourceConfig) -> bool:
+    places = [place for place in (source.annotations, source.images) if is_remote(place)]
+    return any("?" in place or "@" in place.split("/")[2] for place in places)
+
+
+def _address_with_key(source: SourceConfig) -> Finding:
+    message = "its address seems to have a key or a password in it, which annotations.json shows"
+    return Finding("address-with-key", "warning", source.name, message, "kept")
+
+
 def _check(
-    dataset: Dataset, source: str, images: Images, config: MergeConfig, bar: OpenBar
+    dataset: Dataset, source: SourceConfig, images: Images, config: MergeConfig, bar: OpenBar
 ) -> tuple[Dataset, dict[str, FileFacts], list[Finding]]:
     images.fetch([image.file_name for image in dataset.images], bar)
-    checked = check_images(dataset, images, source, bar, likeness=config.near_duplicates)
-    dataset, of_boxes = check_boxes(
-        checked.dataset, source, drop_duplicates=config.duplicates == "drop"
+    checked = check_images(dataset, images, source.name, bar, likeness=config.near_duplicates)
+    dataset, findings = check_boxes(
+        checked.dataset, source.name, drop_duplicates=config.duplicates == "drop"
     )
+    if (config.categories or source.categories) and not source.keep_empty:
+        # Before duplicates are looked for: of two copies one may have lost all its boxes.
+        selection = select_all(dataset)
+        findings += drop_empty(selection, source.name)
+        dataset = selection.cut()
     files = {image.file_name: checked.files[image.id] for image in dataset.images}
-    return dataset, files, checked.findings + of_boxes
+    return dataset, files, checked.findings + findings
 
 
 def _files_of(
     saved: SavedDataset, source: str, images: Images, likeness: bool, bar: OpenBar
-) -> dict[str, FileFacts]:
-    """Facts of the image files that a saved dataset has of one of its sources."""
+) -> tuple[dict[str, FileFacts], list[Finding]]:
+    """Facts of a saved dataset's image files of one source, and which cannot be compared."""
     records = [
         msgspec.structs.replace(image, file_name=image.file_name.split("/", 1)[1])
         for image in saved.dataset.images
@@ -171,7 +225,13 @@ def _files_of(
     ]
     label = f"{saved.name}: {source}"
     checked = check_images(Dataset(records, [], []), images, label, bar, likeness=likeness)
-    return {image.file_name: checked.files[image.id] for image in checked.dataset.images}
+    files = {image.file_name: checked.files[image.id] for image in checked.dataset.images}
+    unseen = [
+        replace(finding, action="not compared")
+        for finding in checked.findings
+        if finding.code in ("image-missing", "image-unreadable")
+    ]
+    return files, unseen
 
 
 def _without(part: Part, repeated: Collection[str]) -> Part:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import msgspec
 
 from relaydet.bars import OpenBar, no_bar
-from relaydet.config import parse_images
 from relaydet.data.dataset import Dataset
 from relaydet.data.findings import Finding
 from relaydet.data.formats import coco
@@ -72,35 +72,42 @@ def load_dataset(store: LocalStore, name: str) -> SavedDataset:
             f"{store.describe(annotations_name(name))}: not a file that a merge wrote ({problem});"
             " merge it again."
         )
+    if not all("/" in image.file_name and image.source in sources for image in dataset.images):
+        raise RelayError(
+            f"{store.describe(annotations_name(name))}: not a file that a merge wrote (an image has"
+            " no source of info.sources, or no folder named after it); merge it again."
+        )
     locations = {source: _located(store, facts["images"]) for source, facts in sources.items()}
     return SavedDataset(name, dataset, locations, hashlib.sha256(data).hexdigest(), data)
 
 
 def open_sources(
     saved: SavedDataset,
-    moved: Sequence[str] = (),
+    moved: Mapping[str, str] | None = None,
     sources: Sequence[str] = (),
     bar: OpenBar = no_bar,
 ) -> dict[str, Images]:
     """Open the images of a dataset's sources, and bring those here that are far away.
 
+    A source that the dataset has no image of is left out.
+
     Args:
         saved: the dataset.
-        moved: "source=location" for images that are not where they were when it was merged.
+        moved: by source, where its images are if not where they were when it was merged.
         sources: which sources; empty opens all.
         bar: shows how far a download is.
 
     Raises:
-        RelayError: images are not where they should be; `moved` names no source of the dataset.
+        RelayError: images are not where they should be.
     """
-    elsewhere = parse_images(moved, saved.locations)
-    names: dict[str, list[str]] = {source: [] for source in sources or saved.locations}
+    names: dict[str, list[str]] = {}
     for image in saved.dataset.images:
-        if image.source in names:
-            names[image.source].append(image.file_name.split("/", 1)[1])
+        source = str(image.source)
+        if not sources or source in sources:
+            names.setdefault(source, []).append(image.file_name.split("/", 1)[1])
     opened = {}
     for source, files in names.items():
-        location = elsewhere.get(source, saved.locations[source])
+        location = (moved or {}).get(source, saved.locations[source])
         try:
             opened[source] = open_images(location, bar)
         except RelayError as error:
@@ -130,6 +137,7 @@ def portable(store: LocalStore, location: str) -> str:
     """
     if is_remote(location):
         return location
-    path = Path(location).expanduser().absolute()
-    inside = path.is_relative_to(store.root)
-    return path.relative_to(store.root).as_posix() if inside else str(path)
+    # Links followed, so that another way to the same place is known for one.
+    path, root = (Path(os.path.realpath(place)) for place in (location, store.root))
+    inside = path.is_relative_to(root)
+    return path.relative_to(root).as_posix() if inside else str(Path(location).absolute())

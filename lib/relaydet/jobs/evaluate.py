@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from relaydet.config import EvaluateConfig, check_name
+from relaydet.config import EvaluateConfig, check_name, parse_images
 from relaydet.data.loader import Samples, evaluation_samples
 from relaydet.data.saved import SavedDataset, load_dataset, open_sources
 from relaydet.errors import RelayError
@@ -81,7 +81,8 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Eval
     store = open_store(config.store)
     saved = load_dataset(store, config.dataset)
     truth = msgspec.json.decode(saved.annotations)
-    samples = evaluation_samples(saved.dataset, open_sources(saved, config.images, bar=bar))
+    moved = parse_images(config.images, saved.locations)
+    samples = evaluation_samples(saved.dataset, open_sources(saved, moved, bar=bar))
     models = [load_model(store, run) for run in config.runs]
     runs = [
         _evaluate_run(store, run, model, saved, samples, truth, config, say)

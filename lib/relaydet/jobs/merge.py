@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from relaydet.config import DEMO, MergeConfig, SourceConfig, check_name
+from relaydet.config import DEMO, MergeConfig, SourceConfig, check_name, check_seed, parse_images
 from relaydet.data import merge as merging
 from relaydet.data.checks.duplicates import Duplicates
 from relaydet.data.dataset import Dataset, gc_paused
@@ -68,7 +68,7 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> MergeResul
         RelayError: a source cannot be read, or nothing is left of it; with `strict`, a finding is
             an error.
     """
-    check_name("DATASET", config.dataset)
+    _check_parameters(config)
     store = open_store(config.store)
     if config.sources == DEMO:
         return _merge_demo(store, config, say)
@@ -87,10 +87,32 @@ def _merge_demo(store: LocalStore, config: MergeConfig, say: Callable[[str], Non
         ) from error
     name = f"{config.dataset}_heldout"
     config = replace(config, sources=tuple(sources), categories=config.categories or ("person",))
+    chosen = choose_sources(config)
     plain = MergeConfig(name, (heldout,), config.categories, config.store, strict=config.strict)
     _merge_into(store, plain, [heldout], say)
     compared = replace(config, held_out=tuple(dict.fromkeys((*config.held_out, name))))
-    return _merge_into(store, compared, choose_sources(config), say)
+    return _merge_into(store, compared, chosen, say)
+
+
+def _check_parameters(config: MergeConfig) -> None:
+    """Refuse what can be seen to be wrong before anything is read."""
+    check_name("DATASET", config.dataset)
+    check_seed(config.seed)
+    for form in config.formats:
+        check_writable(form)
+    names = {config.dataset, *_part_names(config)}
+    held_out = set(config.held_out)
+    if config.sources == DEMO:
+        held_out.add(f"{config.dataset}_heldout")
+    for name in sorted(names & held_out):
+        raise RelayError(
+            f"HELD_OUT: {name!r} is a dataset that this merge writes; give it or the part of the"
+            " split another name."
+        )
+
+
+def _part_names(config: MergeConfig) -> list[str]:
+    return [f"{config.dataset}_{part}" for part in parse_split(config.split)]
 
 
 def _merge_into(
@@ -100,20 +122,21 @@ def _merge_into(
     say: Callable[[str], None],
 ) -> MergeResult:
     fractions = parse_split(config.split)
-    for form in config.formats:
-        check_writable(form)
-    if config.dataset in config.held_out:
-        raise RelayError(f"HELD_OUT: {config.dataset!r} is the dataset itself; name others.")
     held_out = [load_dataset(store, name) for name in config.held_out]
+    known = [s.name for s in sources] + [name for saved in held_out for name in saved.locations]
+    moved = parse_images(config.images, dict.fromkeys(known))
     with gc_paused():
-        prepared, duplicates = compare(prepare(sources, config, bar), config, held_out, bar)
-        recorded = [
-            replace(p, source=_as_recorded(store, p.source, sources)) for p in prepared.parts
-        ]
+        prepared = prepare(sources, config, moved, bar)
+        prepared, duplicates = compare(prepared, config, held_out, moved, bar)
+        recorded = [replace(p, source=_as_recorded(store, p.source)) for p in prepared.parts]
         dataset, found = merging.merge(recorded, config.categories)
     prepared = replace(prepared, parts=[], findings=prepared.findings + found)
     _refuse_errors(config, prepared.findings)
     parts = _split(dataset, fractions, duplicates, config)
+    if config.dataset not in parts and store.exists(annotations_name(config.dataset)):
+        message = f"{store.describe(annotations_name(config.dataset))} is of an earlier merge"
+        older = Finding("dataset-older", "warning", "", message, "left there")
+        prepared = replace(prepared, findings=[*prepared.findings, older])
     tables = {**summarise_sources(dataset), "merged": summarise(dataset)}
     if fractions:
         tables.update({name: summarise(part) for name, part in parts.items()})
@@ -132,13 +155,12 @@ def _merge_into(
     return result
 
 
-def _as_recorded(
-    store: LocalStore, used: SourceConfig, given: Sequence[SourceConfig]
-) -> SourceConfig:
-    """A source as info.sources names it: where it was said to be, not where IMAGES moved it."""
-    images = next(source.images for source in given if source.name == used.name)
+def _as_recorded(store: LocalStore, source: SourceConfig) -> SourceConfig:
+    """A source as info.sources names it: places in the store from there on."""
     return replace(
-        used, annotations=portable(store, used.annotations), images=portable(store, images)
+        source,
+        annotations=portable(store, source.annotations),
+        images=portable(store, source.images),
     )
 
 
@@ -173,29 +195,32 @@ def _write(
 ) -> list[Finding]:
     """Write all datasets; returns what the formats beside COCO could not hold."""
     of_formats = []
-    with ExitStack() as stack:
+    shown_with = config.dataset if config.dataset in parts else next(iter(parts))
+    with ExitStack() as stack:  # which puts the folders of other formats in their place
         for name, part in parts.items():
             for form in config.formats:
                 put = stack.enter_context(store.folder(f"datasets/{name}/{form}"))
                 of_formats += write_format(form, part, put)
-    for name, part in parts.items():
-        _clear(store, name, config.formats)
-        summary = {"sources": summarise_sources(part), "merged": summarise(part)}
-        save_dataset(store, name, part, summary, [*findings, *of_formats])
-    shown_with = config.dataset if config.dataset in parts else next(iter(parts))
-    for title, picture in pictures.items():
-        store.write(f"datasets/{shown_with}/{title}.png", picture.png)
+        shown = {f"datasets/{shown_with}/{title}.png": p.png for title, p in pictures.items()}
+        for path, picture in shown.items():
+            store.write(path, picture)
+        for name, part in parts.items():
+            summary = {"sources": summarise_sources(part), "merged": summarise(part)}
+            save_dataset(store, name, part, summary, [*findings, *of_formats])
+            _clear(store, name, config.formats, shown)
     return of_formats
 
 
-def _clear(store: LocalStore, name: str, formats: Sequence[str]) -> None:
+def _clear(
+    store: LocalStore, name: str, formats: Sequence[str], shown: Mapping[str, bytes]
+) -> None:
     """Remove what an earlier merge wrote there and this one does not: it would be of other data."""
     for picture in store.names(f"datasets/{name}"):
-        if picture.endswith(".png"):
+        if picture.endswith(".png") and picture not in shown:
             store.delete(picture)
     for form in WRITERS:
         if form not in formats:
-            store.delete_folder(f"datasets/{name}/{form}")
+            store.delete(f"datasets/{name}/{form}")
 
 
 def _pictures(dataset: Dataset, images: Mapping[str, Images]) -> dict[str, Picture]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from relaydet.config import TrainConfig, check_name
+from relaydet.config import TrainConfig, check_name, parse_images
 from relaydet.data.loader import Samples, training_batches, training_samples
 from relaydet.data.order import BatchPlan, steps_per_epoch
 from relaydet.data.saved import SavedDataset, load_dataset, open_sources
@@ -319,7 +319,7 @@ def _samples(saved: SavedDataset, config: TrainConfig) -> Samples:
             f"INCLUDE: dataset {saved.name!r} has no source {unknown[0]!r}; it has"
             f" {', '.join(sorted(saved.locations))}."
         )
-    folders = open_sources(saved, config.images, config.include, bar)
+    folders = open_sources(saved, parse_images(config.images, saved.locations), config.include, bar)
     samples = training_samples(saved.dataset, folders, config.include)
     if not len(samples):
         raise RelayError(f"Dataset {saved.name!r} has no image to train on; check INCLUDE.")

@@ -85,7 +85,10 @@ class LocalStore:
         temporary = None
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=self.root, prefix=f".{target.name}."))
+            _remove_stale(self.root)
+            temporary = Path(
+                tempfile.mkdtemp(dir=self.root, prefix=f".{target.name}.", suffix=TEMPORARY)
+            )
 
             def put(file_name: str, data: bytes, folder: Path = temporary) -> None:
                 path = folder / file_name
@@ -94,12 +97,8 @@ class LocalStore:
 
             yield put
             temporary.chmod(0o755)
-            old = temporary.with_name(f"{temporary.name}.old")
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
+            _exchange(temporary, target)
         except OSError as error:
             raise RelayError(
                 f"{target}: cannot be written ({error.strerror}); free space or choose another"
@@ -122,24 +121,46 @@ class LocalStore:
         return self.path(name).is_file()
 
     def delete(self, name: str) -> None:
-        """Remove a file; none there is fine."""
-        self.path(name).unlink(missing_ok=True)
-
-    def delete_folder(self, name: str) -> None:
-        """Remove a folder with all that is in it; none there is fine."""
-        if self.path(name).exists():
-            shutil.rmtree(self.path(name))
+        """Remove a file, or a folder with all that is in it; none there is fine."""
+        try:
+            _remove(self.path(name))
+        except OSError as error:
+            raise RelayError(
+                f"{self.path(name)}: cannot be removed ({error.strerror}); check who may write"
+                " there, or choose another STORE."
+            ) from error
 
     def describe(self, name: str) -> str:
         """The name as a person would open it."""
         return str(Path(self.location) / name)
 
 
+def _exchange(new: Path, target: Path) -> None:
+    """Put a folder where another may be, which goes; where that fails, it stays."""
+    old = new.with_name(f"{new.name}.old{TEMPORARY}")
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _remove_stale(folder: Path) -> None:
     """Killed sessions would otherwise fill the disk with halves of checkpoints."""
     for path in folder.glob(f".*{TEMPORARY}"):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
-            path.unlink(missing_ok=True)
+            _remove(path)
 
 
 def _sync_folder(folder: Path) -> None:

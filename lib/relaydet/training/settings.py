@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 
-from relaydet.config import TrainConfig
+from relaydet.config import TrainConfig, check_seed
 from relaydet.errors import RelayError
 from relaydet.model import choose_model, recipe_of
 
@@ -43,6 +43,7 @@ def settle(
         RelayError: the run was started with something else, the model is unknown, or a number
             makes no sense.
     """
+    check_seed(asked.seed)
     _refuse_nonsense(asked)
     if started:
         return _as_started(started, asked, say)

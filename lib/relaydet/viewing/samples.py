@@ -101,19 +101,13 @@ def sample_sheet(
         dataset: a merged dataset.
         folders: where each source's images are.
         source: which source to show.
-        count: how many images.
-
-    Raises:
-        RelayError: one of the images cannot be read.
+        count: how many images. In place of one that cannot be read stands why.
     """
     by_image = dataset.annotations_by_image()
     images = [i for i in dataset.images if i.source == source and i.id in by_image]
     chosen = [images[place] for place in _evenly(len(images), count)]
     legend = Legend(dataset.categories)
-    pictures = [
-        draw_boxes(read_pixels(folders, image), legend.boxes(by_image[image.id]))
-        for image in chosen
-    ]
+    pictures = [_tile(folders, i, legend.boxes(by_image[i.id])) for i in chosen]
     sheet = contact_sheet(pictures, [image.file_name for image in chosen])
     return with_legend(sheet, legend.keys(a for i in chosen for a in by_image[i.id]))
 
@@ -134,13 +128,7 @@ def overview_sheet(
     by_image = dataset.annotations_by_image()
     chosen = _of_every_source(dataset.images, by_image.keys(), count)
     legend = Legend(dataset.categories)
-    pictures = []
-    for image in chosen:
-        try:
-            pixels_HWC = read_pixels(folders, image)
-            pictures.append(draw_boxes(pixels_HWC, legend.boxes(by_image.get(image.id, []))))
-        except RelayError as error:
-            pictures.append(message_tile(str(error)))
+    pictures = [_tile(folders, i, legend.boxes(by_image.get(i.id, []))) for i in chosen]
     if not pictures:
         pictures, captions = [message_tile("The dataset has no images.")], [""]
     else:
@@ -168,9 +156,6 @@ def offset_sheet(
 
     Returns:
         The sheet, or None where no box of the source was moved.
-
-    Raises:
-        RelayError: one of the images cannot be read.
     """
     images = {image.id: image for image in dataset.images if image.source == source}
     moved = [
@@ -181,14 +166,29 @@ def offset_sheet(
     # At the image's edge a box is cut off, and says less.
     clear = [(a, raw) for a, raw in moved if _is_clear(a.bbox, images[a.image_id])]
     chosen = _smallest(clear or moved, count)
-    pictures = [
-        _magnified(read_pixels(folders, images[a.image_id]), a.bbox, raw) for a, raw in chosen
-    ]
+    pictures = [_offset_tile(folders, images[a.image_id], a, raw) for a, raw in chosen]
     captions = [name_in_source(images[a.image_id]) for a, _ in chosen]
     (a, raw), *_ = chosen
     shift = f"{raw[0] - a.bbox[0]:+g}, {raw[1] - a.bbox[1]:+g} pixels"
     keys = [Key("as read (used)", _AS_READ), Key(f"as stored ({shift})", _AS_STORED)]
     return with_legend(contact_sheet(pictures, captions, columns=3), keys)
+
+
+def _tile(folders: Mapping[str, Images], image: Image, boxes: Sequence[DrawnBox]) -> Pillow.Image:
+    """An image with boxes, or why it cannot be read: some files only break when decoded."""
+    try:
+        return draw_boxes(read_pixels(folders, image), boxes)
+    except RelayError as error:
+        return message_tile(str(error))
+
+
+def _offset_tile(
+    folders: Mapping[str, Images], image: Image, annotation: Annotation, raw: Sequence[float]
+) -> Pillow.Image:
+    try:
+        return _magnified(read_pixels(folders, image), annotation.bbox, raw)
+    except RelayError as error:
+        return message_tile(str(error))
 
 
 def _evenly(length: int, count: int) -> list[int]:

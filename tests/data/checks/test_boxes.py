@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from relaydet.data.checks.boxes import check_boxes
 from relaydet.data.checks.structure import check_structure
@@ -78,6 +79,16 @@ def test_images_of_unknown_size_do_not_clamp():
 BOX = (10.0, 10.0, 20.0, 30.0)
 
 
+def with_mask(record: Annotation) -> Annotation:
+    record.segmentation = Raw(b"[[1,2,3,4,5,6]]")
+    return record
+
+
+def with_pid(record: Annotation) -> Annotation:
+    set_extra(record, pid=4)
+    return record
+
+
 def odd(annotations, **settings) -> tuple[list[int], list[tuple[str, int]]]:
     """Ids that stay, and the code and annotation of each finding; in two images."""
     data = dataset([image(), image(2, "b.png")], annotations, [PERSON, Category(2, "car")])
@@ -86,22 +97,25 @@ def odd(annotations, **settings) -> tuple[list[int], list[tuple[str, int]]]:
 
 
 @pytest.mark.parametrize(
-    ("second", "twice"),
+    ("second", "twice", "wholly"),
     [
-        (annotation(2, bbox=BOX), True),
-        (annotation(2, bbox=BOX, area=599.0), True),
-        (annotation(2, image_id=2, bbox=BOX), False),
-        (annotation(2, category_id=2, bbox=BOX), False),
-        (annotation(2, bbox=BOX, crowd=1), False),
-        (annotation(2, bbox=(10.0, 10.0, 20.0, 30.000000000000004)), False),
-        (annotation(2, bbox=(10.0, 10.0, 30.0, 20.0)), False),
+        (annotation(2, bbox=BOX), True, True),
+        # What another annotation knows besides would be lost.
+        (annotation(2, bbox=BOX, area=599.0), True, False),
+        (with_mask(annotation(2, bbox=BOX)), True, False),
+        (with_pid(annotation(2, bbox=BOX)), True, False),
+        (annotation(2, image_id=2, bbox=BOX), False, False),
+        (annotation(2, category_id=2, bbox=BOX), False, False),
+        (annotation(2, bbox=BOX, crowd=1), False, False),
+        (annotation(2, bbox=(10.0, 10.0, 20.0, 30.000000000000004)), False, False),
+        (annotation(2, bbox=(10.0, 10.0, 30.0, 20.0)), False, False),
     ],
 )
-def test_a_box_that_is_there_twice(second, twice):
+def test_a_box_that_is_there_twice(second, twice, wholly):
     boxes = [annotation(bbox=BOX), second]
     found = [("box-duplicate", 2)] if twice else []
     assert odd(boxes) == ([1, 2], found)
-    assert odd(boxes, drop_duplicates=True) == ([1] if twice else [1, 2], found)
+    assert odd(boxes, drop_duplicates=True) == ([1] if wholly else [1, 2], found)
 
 
 def test_of_many_equal_boxes_the_first_stays():

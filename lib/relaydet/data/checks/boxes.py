@@ -77,7 +77,8 @@ def check_boxes(
     Args:
         dataset: what was read, without dangling references.
         source: its name, for the findings.
-        drop_duplicates: of equal boxes of one category in an image keep the first.
+        drop_duplicates: drop an annotation that equals an earlier one in all but its id. Of equal
+            boxes with another area, mask or unknown key, all stay.
     """
     found = _measure(dataset)
     changed: dict[int, Annotation | None] = {
@@ -85,10 +86,10 @@ def check_boxes(
         for row in np.flatnonzero(found.usable_N & found.outside_N).tolist()
     }
     changed |= dict.fromkeys(np.flatnonzero(~found.usable_N).tolist())
-    repeated = _repeated(dataset, found)
+    repeated, again = _repeated(dataset, found)
     if drop_duplicates:
-        changed |= dict.fromkeys(repeated)
-    findings = _findings(dataset, source, found, repeated, drop_duplicates)
+        changed |= dict.fromkeys(again)
+    findings = _findings(dataset, source, found, repeated, again if drop_duplicates else [])
     if not changed:
         return dataset, findings
     every = (changed.get(index, a) for index, a in enumerate(dataset.annotations))
@@ -117,17 +118,28 @@ def _measure(dataset: Dataset) -> _Boxes:
     return _Boxes(boxes_4N, image_N, limits_2N, inside_2N, ~sound_N, usable_N, outside_N)
 
 
-def _repeated(dataset: Dataset, found: _Boxes) -> list[int]:
-    """Rows of boxes that an earlier one equals, in image, category, crowd flag and all sides."""
+def _repeated(dataset: Dataset, found: _Boxes) -> tuple[list[int], list[int]]:
+    """Rows of boxes that an earlier one equals, in image, category, crowd flag and all sides.
+
+    Returns:
+        All of them; and those of which everything else is equal too.
+    """
     seen: set[object] = set()
-    repeated = []
+    seen_wholly: set[object] = set()
+    repeated, again = [], []
     for row in _perhaps_equal(found):
         a = dataset.annotations[row]
         key = (a.image_id, a.category_id, a.iscrowd, a.bbox)
+        mask = None if a.segmentation is UNSET else bytes(a.segmentation)
+        extra = () if a.extra is UNSET else sorted((k, bytes(v)) for k, v in a.extra.items())
+        whole = (key, a.area, mask, tuple(extra))
         if key in seen:
             repeated.append(row)
+        if whole in seen_wholly:
+            again.append(row)
         seen.add(key)
-    return repeated
+        seen_wholly.add(whole)
+    return repeated, again
 
 
 def _perhaps_equal(found: _Boxes) -> list[int]:
@@ -146,7 +158,7 @@ def _perhaps_equal(found: _Boxes) -> list[int]:
 
 
 def _findings(
-    dataset: Dataset, source: str, found: _Boxes, repeated: list[int], drop_duplicates: bool
+    dataset: Dataset, source: str, found: _Boxes, repeated: list[int], dropped_again: list[int]
 ) -> list[Finding]:
     annotations, usable_N = dataset.annotations, found.usable_N
     rows_of = {
@@ -156,13 +168,15 @@ def _findings(
         "box-duplicate": repeated,
         **_odd_sizes(dataset, found),
     }
-    dropped = {"box-empty", "box-outside"} | ({"box-duplicate"} if drop_duplicates else set())
+    again = set(dropped_again)
+    actions = {"box-empty": "dropped", "box-outside": "dropped", "box-clamped": "clamped"}
 
     def maker(code: str) -> Callable[[int], Finding]:
         severity, problem = _PROBLEMS[code]
-        action = "dropped" if code in dropped else "clamped" if code == "box-clamped" else "kept"
 
         def make(row: int) -> Finding:
+            dropped = code == "box-duplicate" and row in again
+            action = "dropped" if dropped else actions.get(code, "kept")
             a, name = annotations[row], dataset.images[found.image_N[row]].file_name
             message = f"{name}: box {list(a.bbox)} {problem}"
             return Finding(code, severity, source, message, action, name, a.id)

@@ -107,8 +107,9 @@ def _leaked(
     for entry in ours:
         other = first_theirs.get(entry.facts.sha256)
         if other is not None:
+            severity = "warning" if action == "dropped" else "error"
             yield _finding(
-                "image-leaked", "error", entry, "is the same file as the held-out", other, action
+                "image-leaked", severity, entry, "is the same file as the held-out", other, action
             )
 
 

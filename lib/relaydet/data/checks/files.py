@@ -14,7 +14,6 @@ import msgspec
 
 from relaydet.bars import OpenBar, no_bar
 from relaydet.data.checks.likeness import thumbnail_of
-from relaydet.data.checks.structure import refuse_empty
 from relaydet.data.checks.summing import sum_up
 from relaydet.data.dataset import Dataset, Id, Image
 from relaydet.data.findings import Finding
@@ -120,8 +119,12 @@ def check_images(
     annotations = dataset.annotations
     if len(kept) < len(dataset.images):
         annotations = [a for a in annotations if a.image_id in files]
+    if not kept:
+        raise RelayError(
+            f"source {source}: none of its {len(dataset.images)} images can be used; the first:"
+            f" {findings[0].message}"
+        )
     checked_dataset = replace(dataset, images=kept, annotations=annotations)
-    refuse_empty(checked_dataset, source)
     return CheckedImages(checked_dataset, sum_up(findings), files)
 
 

@@ -35,7 +35,8 @@ SECTIONS = ("images", "annotations", "categories")
 # Limits that keep what a hostile file can make of memory in proportion to its size.
 MAX_NAMED = 100  # findings of one kind in a section; the rest is counted
 MAX_KEYS = 1_000  # of a record
-MAX_METADATA = 1 << 20  # bytes of `info`, of `licenses`, and of what is not known
+MAX_METADATA = 1 << 20  # bytes of `info`, `licenses` and unknown keys that are always read
+CONTAINER_BYTES = 12  # of text for each list and dict in large metadata, at least
 MIN_RECORD = 10  # bytes of a record, below which a Raw for each would take too much
 
 _KEYS: dict[type, frozenset[str]] = {
@@ -90,10 +91,12 @@ def keys_left(keys: list[str], source: str, where: str) -> list[Finding]:
 
 
 def read_metadata(text: bytes, kind: Any) -> Any:
-    """The value of `info` or `licenses`: empty without one, None where it is unusable or huge."""
+    """The value of `info` or `licenses`: empty without one, None where it is unusable."""
     if not text:
         return kind()
-    if len(text) > MAX_METADATA:
+    # As Python objects, lists and dicts take many times what empty ones take as text.
+    containers = text.count(b"{") + text.count(b"[")
+    if len(text) > MAX_METADATA and len(text) < CONTAINER_BYTES * containers:
         return None
     try:
         return msgspec.json.decode(text, type=kind)
