@@ -209,7 +209,9 @@ def test_a_held_out_set_is_never_written_over(tmp_path, change):
 
 
 def test_a_source_without_the_categories_is_left_out(sources, config):
-    result = merge(replace(config, categories=("car",)), say=quiet)
+    walkers = replace(sources[0], categories=("person=walker",))
+    config = replace(config, sources=(walkers, sources[1]), categories=("walker",))
+    result = merge(config, say=quiet)
     assert [(f.source, f.severity) for f in result.findings if f.code == "source-empty"] == [
         ("search", "warning")
     ]
