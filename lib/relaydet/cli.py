@@ -54,11 +54,22 @@ class DemoConfig:
     """Passes over the training images; None takes the recipe's."""
 
 
+@dataclasses.dataclass(frozen=True)
+class StatusConfig:
+    """List the runs in a store: state, progress, time left, last AP."""
+
+    store: str = "auto"
+    """Folder that the runs are in; auto is ./work."""
+    json: bool = False
+    """Print JSON alone."""
+
+
 Command = (
     Annotated[MergeCommand, tyro.conf.subcommand("merge")]
     | Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
+    | Annotated[StatusConfig, tyro.conf.subcommand("status")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -80,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(command: MergeCommand | TrainConfig | EvaluateConfig | ScoreConfig | DemoConfig) -> None:
+def _run(
+    command: MergeCommand | TrainConfig | EvaluateConfig | ScoreConfig | StatusConfig | DemoConfig,
+) -> None:
     match command:
         case MergeCommand():
             from relaydet.jobs.merge import merge
@@ -97,6 +110,10 @@ def _run(command: MergeCommand | TrainConfig | EvaluateConfig | ScoreConfig | De
             evaluate(command)
         case ScoreConfig():
             _score(command)
+        case StatusConfig():
+            from relaydet.jobs.status import status
+
+            status(command.store, command.json)
         case DemoConfig():
             from relaydet.jobs.demo import demo
 

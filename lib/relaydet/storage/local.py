@@ -116,6 +116,14 @@ class LocalStore:
         files = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
         return sorted(f"{prefix.rstrip('/')}/{p.name}" for p in files)
 
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders in a folder (not below it), sorted."""
+        folder = self.path(prefix)
+        if not folder.is_dir():
+            return []
+        found = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return sorted(f"{prefix.rstrip('/')}/{p.name}" for p in found)
+
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
         return self.path(name).is_file()

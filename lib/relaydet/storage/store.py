@@ -30,6 +30,9 @@ class Store(Protocol):
     def names(self, prefix: str) -> list[str]:
         """Names of the files in a folder (not below it), sorted."""
 
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders in a folder (not below it), sorted."""
+
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
 

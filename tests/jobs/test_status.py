@@ -1,0 +1,77 @@
+"""What `relaydet status` says of runs in every state, and of damaged ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from relaydet.cli import main
+from relaydet.jobs.status import status
+from relaydet.storage.local import LocalStore
+from relaydet.training.run_files import RunFiles
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = LocalStore(tmp_path)
+    paused = RunFiles(store, "paused")
+    paused.write_status("paused", 30, 120, 1, "MAX_MINUTES are over")
+    paused.write_log([{"step": 30, "seconds_per_step": 80.0}])
+    RunFiles(store, "finished").write_status("done", 120, 120, 4)
+    store.write("runs/finished/model.json", json.dumps({"ap": {"held": {"AP50": 0.5}}}).encode())
+    store.write("runs/young/config.json", b"{}")
+    store.write("runs/broken/status.json", b"{")
+    store.write("runs/odd/status.json", b'{"state": 3}')
+    RunFiles(store, "half").write_status("done", 1, 1, 1)
+    store.write("runs/half/model.json", b"{")
+    return store
+
+
+def test_every_run_is_told(store, tmp_path):
+    said = []
+    runs = {run.run: run for run in status(str(tmp_path), say=said.append)}
+    states = {name: run.state for name, run in runs.items()}
+    assert states == {
+        "paused": "paused",
+        "finished": "done",
+        "young": "new",
+        "broken": "damaged",
+        "odd": "damaged",
+        "half": "damaged",
+    }
+    assert runs["paused"].seconds_left == 90 * 80
+    assert runs["finished"].seconds_left is None
+    assert runs["finished"].ap50 == {"held": 0.5}
+    table = said[0]
+    assert "30/120 (25%)" in table
+    assert "2 h 00 min" in table
+    assert "MAX_MINUTES are over" in table
+    assert "0.500 held" in table
+    assert "status.json: damaged" in table
+
+
+def test_json_alone(store, tmp_path, capsys):
+    assert main(["status", "--store", str(tmp_path), "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)
+    assert {run["run"] for run in runs} == {"paused", "finished", "young", "broken", "odd", "half"}
+
+
+def test_no_run_yet(tmp_path, capsys):
+    assert main(["status", "--store", str(tmp_path / "none")]) == 0
+    assert "There is no run in" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()
+
+
+def test_nothing_heavy_is_imported(tmp_path):
+    code = (
+        "import sys; from relaydet.cli import main;"
+        f"main(['status', '--store', {str(tmp_path)!r}]);"
+        "print([name for name in ('torch', 'matplotlib', 'requests') if name in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.splitlines()[-1] == "[]"
