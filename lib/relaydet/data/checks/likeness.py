@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image as PillowImage
 
-from relaydet.data.images.pixels import unreadable
+from relaydet.data.images.pixels import grey_of_16_bits, unreadable
 from relaydet.errors import RelayError
 
 SIDE = 32
@@ -83,10 +83,8 @@ def thumbnail_of(data: bytes, name: str) -> bytes | None:
 
 
 def _grey(image: PillowImage.Image) -> PillowImage.Image:
-    if not image.mode.startswith("I;16"):
-        return image.convert("L")
-    # Pillow clips 16-bit grey at 255 instead of scaling it.
-    return PillowImage.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    grey_HW = grey_of_16_bits(image)
+    return image.convert("L") if grey_HW is None else PillowImage.fromarray(grey_HW)
 
 
 def near_pairs(thumbnails: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:

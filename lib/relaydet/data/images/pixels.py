@@ -91,13 +91,20 @@ def decode_rgb(data: bytes, name: str) -> np.ndarray:
     """
     try:
         with PillowImage.open(io.BytesIO(data)) as image:
-            if image.mode.startswith("I;16"):
-                # Pillow clips 16-bit grey at 255 instead of scaling it.
-                grey_HW = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+            grey_HW = grey_of_16_bits(image)
+            if grey_HW is not None:
                 return np.repeat(grey_HW[:, :, None], 3, axis=2)
             return np.array(image.convert("RGB"))
     except Exception as error:  # Pillow's format plugins raise whatever a broken file provokes
         raise RelayError(unreadable(name, error)) from error
+
+
+def grey_of_16_bits(image: PillowImage.Image) -> np.ndarray | None:
+    """16-bit grey pixels scaled to uint8 [H, W], where Pillow would clip them; None for others."""
+    # Before its version 11 Pillow opens a PNG of 16 bits as one of 32.
+    if not image.mode.startswith("I;16") and (image.mode, image.format) != ("I", "PNG"):
+        return None
+    return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
 
 
 def _plain_jpeg(data: bytes) -> Header | None:
