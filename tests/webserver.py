@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,6 +39,12 @@ class Web:
         self.weak = ""
         """What to put before an ETag: W/ makes it weak."""
         self.lengths = True
+        self.chunked = False
+        """Whether files come in chunks, which have an end, instead of with a length."""
+        self.pauses: dict[str, float] = {}
+        """Seconds to wait after each byte of a path."""
+        self.ports: set[int] = set()
+        """The other ends of the connections that something was asked for on."""
         self.google_hashes = False
         self.before = lambda path: None
         """Called with the path before a file is sent."""
@@ -58,6 +65,7 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self):
             path = unquote(self.path)
+            web.ports.add(self.client_address[1])
             web.asked.append((path, self.headers.get("Range")))
             web.before(path)
             if web.answers.get(path):
@@ -94,16 +102,25 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             for name, value in {**(headers or {}), **web.headers}.items():
                 self.send_header(name, value)
-            if web.lengths or status != 200:
+            chunked = web.chunked and status == 200
+            if chunked:
+                self.send_header("Transfer-Encoding", "chunked")
+                body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            elif web.lengths or status != 200:
                 self.send_header("Content-Length", str(len(body)))
             broken = bool(body) and bool(web.break_after)
             if broken:
                 body = body[: web.break_after.pop(0)]
             self.end_headers()
-            if body:
-                self.wfile.write(body)
-                web.sent[path] += len(body)
+            self.send_body(body, path)
             self.close_connection = broken or not web.lengths
+
+        def send_body(self, body: bytes, path: str) -> None:
+            step = 1 if path in web.pauses else max(1, len(body))
+            for start in range(0, len(body), step):
+                self.wfile.write(body[start : start + step])
+                web.sent[path] += len(body[start : start + step])
+                time.sleep(web.pauses.get(path, 0))
 
     return Handler
 
@@ -132,11 +149,11 @@ def serve():
 
 def isolate(monkeypatch, tmp_path) -> None:
     """A cache of the test's own, no proxy in front of this machine, and no long waits."""
-    from relaydet.storage import http, parts
+    from relaydet.storage import bodies, tries
 
     monkeypatch.setenv("RELAYDET_CACHE", str(tmp_path / "cache"))
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setattr(parts, "BLOCK_BYTES", BLOCK)
-    monkeypatch.setattr(http, "FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr(http, "LONGEST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(bodies, "READ_BYTES", BLOCK)
+    monkeypatch.setattr(tries, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(tries, "LONGEST_WAIT_SECONDS", 0.01)

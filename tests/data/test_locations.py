@@ -5,7 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import subprocess
+import sys
+import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -198,6 +203,49 @@ def test_any_location_is_read_or_refused(monkeypatch, text, scheme):
             call(scheme + text)
         except RelayError:
             continue
+
+
+def test_a_slash_behind_a_zip_changes_nothing(web, packed):
+    assert read_bytes(f"{web.address}/x/all.zip/") == packed
+    assert open_images(f"{web.address}/x/all.zip/").exists("val.json")
+
+
+def test_what_is_no_zip_does_not_stay(web, packed):
+    for _ in range(2):
+        with pytest.raises(RelayError, match="what came is not a whole zip; it was thrown away"):
+            read_bytes(f"{web.address}/broken.zip/annotations/val.json")
+    web.files["/broken.zip"] = packed
+    assert read_bytes(f"{web.address}/broken.zip/annotations/val.json") == b"{}"
+
+
+def test_threads_that_find_no_zip_do_not_disturb_each_other(web, monkeypatch):
+    together = threading.Barrier(6)
+    unlink = Path.unlink
+
+    def slow_unlink(self, missing_ok=False):
+        time.sleep(0.02 * (self.suffix == ".zip"))
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", slow_unlink)
+
+    def open_one(call) -> str:
+        together.wait()
+        with pytest.raises(RelayError) as caught:
+            call(f"{web.address}/broken.zip/a.json")
+        return str(caught.value)
+
+    with ThreadPoolExecutor(6) as pool:
+        said = set(pool.map(open_one, [open_images, read_bytes] * 3))
+    assert len(said) == 1
+    assert "not a whole zip" in said.pop()
+
+
+def test_reading_from_the_disk_does_not_wait_for_what_the_web_takes():
+    code = (
+        "import sys, relaydet.data.formats, relaydet.data.images;"
+        "sys.exit(', '.join({'requests', 'urllib3', 'google.cloud'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_known_files_are_checked(web, monkeypatch, packed):

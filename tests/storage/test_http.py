@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import io
 import multiprocessing
@@ -21,10 +22,12 @@ from webserver import BLOCK, isolate, serve
 
 from relaydet.bars import no_bar
 from relaydet.errors import RelayError
-from relaydet.storage import http, parts, servers
-from relaydet.storage.http import NotThereError, download, fetch_files
+from relaydet.storage import http, parts, servers, tries
+from relaydet.storage.http import download, fetch_files
+from relaydet.storage.limits import Limits
 from relaydet.storage.parts import Checksum
 from relaydet.storage.servers import Server, web_server
+from relaydet.storage.tries import NotThereError
 
 DATA = os.urandom(300_000)
 NAME = "/big.bin"
@@ -79,7 +82,7 @@ def test_a_file_is_downloaded_once(web, get, tmp_path):
     assert get() == DATA
     assert len(web.asked) == 1
     left = {path.name for path in (tmp_path / "to").iterdir()}
-    assert left == {"big.bin", "big.bin.json", "big.bin.lock"}
+    assert left == {"big.bin", "big.bin.facts", "big.bin.lock"}
 
 
 @settings(
@@ -192,19 +195,19 @@ def test_lasting_trouble_is_told(statuses, message, requests, web, get):
 
 
 def test_a_later_process_goes_on(web, get, tmp_path, monkeypatch):
-    monkeypatch.setattr(http, "TRIES", 1)
+    monkeypatch.setattr(tries, "TRIES", 1)
     web.break_after = [123_456]
     with pytest.raises(RelayError, match="run again to go on"):
         get()
-    assert (tmp_path / "to" / "big.bin.part").stat().st_size == 123_000
+    assert (tmp_path / "to" / "big.bin.part").stat().st_size == 123_456
     assert get() == DATA
-    assert web.asked[-1] == (NAME, "bytes=123000-")
+    assert web.asked[-1] == (NAME, "bytes=123456-")
     assert not (tmp_path / "to" / "big.bin.part").exists()
 
 
 @pytest.mark.parametrize("damage", ["note gone", "note cut", "part longer", "part whole"])
 def test_what_a_killed_process_left_does_no_harm(damage, web, get, tmp_path, monkeypatch):
-    monkeypatch.setattr(http, "TRIES", 1)
+    monkeypatch.setattr(tries, "TRIES", 1)
     web.break_after = [123_456]
     with pytest.raises(RelayError):
         get()
@@ -215,7 +218,7 @@ def test_what_a_killed_process_left_does_no_harm(damage, web, get, tmp_path, mon
         note.write_bytes(note.read_bytes()[:20])
     elif damage == "part longer":
         part.write_bytes(DATA + b"x")
-        monkeypatch.setattr(http, "TRIES", 2)
+        monkeypatch.setattr(tries, "TRIES", 2)
     else:
         part.write_bytes(DATA)
     before = len(web.asked)
@@ -253,6 +256,46 @@ def test_a_newer_file_is_noticed_when_asked_for(web, get):
         get(newest=True)
     assert get() == b"new"
     assert get(newest=True) == b"newest"
+
+
+@pytest.mark.parametrize("how", ["weak ETag", "no length"])
+def test_an_update_that_broke_off_says_nothing_of_the_old_file(how, web, get, monkeypatch):
+    """What came of it cannot be gone on with, so nothing of it stays; nor may its ETag."""
+    web.weak = "W/" if how == "weak ETag" else ""
+    web.chunked = how == "no length"
+    assert get(newest=True) == DATA
+    web.files[NAME] = DATA[::-1]
+    web.break_after = [200_000]
+    with monkeypatch.context() as patch:
+        patch.setattr(tries, "TRIES", 1)
+        with pytest.raises(RelayError):
+            get(newest=True)
+    assert get() == DATA
+    assert get(newest=True) == DATA[::-1]
+
+
+def test_a_process_killed_while_it_publishes_does_no_harm(web, get, tmp_path, monkeypatch):
+    assert get(newest=True) == DATA
+    web.files[NAME] = DATA[::-1]
+    replace = Path.replace
+
+    def die(self, target):
+        replace(self, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            get(newest=True)
+    web.files[NAME] = DATA
+    assert get(newest=True) == DATA
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_a_304_that_was_not_asked_for_is_a_failed_try(newest, web, get):
+    web.answers[NAME] = [304]
+    assert get(newest=newest) == DATA
+    assert len(web.asked) == 2
 
 
 def test_a_stalled_connection_is_given_up(web, get, monkeypatch):
@@ -378,7 +421,7 @@ def test_a_fetch_that_fails_goes_on_later(web, photos, monkeypatch):
 
 
 def test_the_file_that_ends_a_fetch_is_the_one_named(web, photos, monkeypatch):
-    monkeypatch.setattr(http, "FIRST_WAIT_SECONDS", 5)
+    monkeypatch.setattr(tries, "FIRST_WAIT_SECONDS", 5)
     web.answers = {"/p/0.jpg": [503] * 9, "/p/9.jpg": [403]}
     with pytest.raises(RelayError, match=r"/p/9\.jpg: access is denied"):
         photos()
@@ -388,7 +431,7 @@ def test_a_dead_host_is_not_asked_for_every_file(web, photos):
     web.answers = {path: [500] * 99 for path in web.files}
     with pytest.raises(RelayError, match="gave up after 5 tries"):
         photos()
-    assert len(web.asked) <= 2 * http.THREADS * http.TRIES
+    assert len(web.asked) <= 2 * http.THREADS * tries.TRIES
 
 
 def test_names_that_the_disk_cannot_hold_are_left_out(web, photos, tmp_path):
@@ -397,6 +440,61 @@ def test_names_that_the_disk_cannot_hold_are_left_out(web, photos, tmp_path):
     photos(range(3))
     here = photos([long, "0.jpg/deep", 5])
     assert set(here) == {f"/p/{n}.jpg" for n in (0, 1, 2, 5)}
+
+
+def test_a_name_that_is_a_folder_of_others_is_left_out(web, photos):
+    """Also where the folder is made while the file is on its way."""
+    web.files = {"/p/d.jpg": b"file", "/p/d.jpg/e.jpg": b"below"}
+    below = threading.Event()
+    web.before = lambda path: below.wait(20) if path == "/p/d.jpg" else below.set()
+    assert photos(["d", "d.jpg/e"]) == {"/p/e.jpg": b"below"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("text/html; charset=utf-8", b"a page without a beginning"),
+        ("image/jpeg", b"<html><body>log in</body></html>"),
+        ("", b"\xef\xbb\xbf\r\n  <!DOCTYPE HTML PUBLIC><HTML>"),
+    ],
+)
+def test_a_web_page_is_no_image(kind, body, web, photos):
+    good = dict(web.files)
+    web.files["/p/3.jpg"] = body
+    web.headers = {"Content-Type": kind}
+    with pytest.raises(RelayError, match=r"/p/\d+\.jpg: the address answers with a web page"):
+        photos(range(3, 4))
+    assert photos.here == {}
+    web.files, web.headers = good, {"Content-Type": "image/jpeg"}
+    assert photos() == good
+
+
+def test_a_drip_does_not_hold_up_an_error(web, photos):
+    web.pauses = {"/p/1.jpg": 0.05}
+    web.answers = {"/p/9.jpg": [403]}
+    web.before = lambda path: time.sleep(0.2 * (path == "/p/9.jpg"))
+    with pytest.raises(RelayError, match=r"/p/9\.jpg: access is denied"):
+        photos()
+    assert 0 < web.sent["/p/1.jpg"] < len(web.files["/p/1.jpg"])
+
+
+def test_an_image_without_an_end_is_given_up(web, photos, monkeypatch):
+    monkeypatch.setattr(http, "IMAGE", Limits(5000, 5000, 20))
+    web.lengths = False
+    web.files["/p/3.jpg"] = bytes(6000)
+    with pytest.raises(RelayError, match=r"3\.jpg: .*more than such a file can have"):
+        photos()
+
+
+@pytest.mark.parametrize("kind", ["length", "chunked", "gzip"])
+def test_a_connection_is_used_again(kind, web, photos, monkeypatch):
+    monkeypatch.setattr(http, "THREADS", 1)
+    web.chunked = kind == "chunked"
+    if kind == "gzip":
+        web.headers = {"Content-Encoding": "gzip"}
+        web.files = {path: gzip.compress(data) for path, data in web.files.items()}
+    assert len(photos(range(5))) == 5
+    assert len(web.ports) == 1
 
 
 def test_a_disk_that_is_full_ends_a_fetch(photos, monkeypatch):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
-from webserver import isolate
+from webserver import isolate, serve
 
+from relaydet.data.images import open_images
+from relaydet.data.locations import read_bytes
 from relaydet.errors import RelayError
 from relaydet.storage import cache, servers
 from relaydet.storage.http import download
@@ -53,6 +55,39 @@ def test_nothing_secret_is_shown():
     folder = cache.cache_folder("https://me:secret@host/a/b.zip?key=secret")
     assert "secret" not in folder.name
     assert folder != cache.cache_folder("https://host/a/b.zip")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:SECRET@127.0.0.1:abc/x?key=SECRET",
+        "http://me:SECRET@127.0.0.1:9/x?key=SECRET",
+        "http://me:SECRET@[x/y?key=SECRET",
+        "http://me:SECRET@a\u2100b/x?key=SECRET",
+        "http://me:SECRET@/x?key=SECRET#SECRET",
+    ],
+)
+def test_messages_hold_nothing_secret(address, tmp_path):
+    for call in (
+        lambda: download(web_server(), address, tmp_path / "x"),
+        lambda: read_bytes(address),
+        lambda: open_images(address).fetch(["a.jpg"]),
+        lambda: open_images(address.replace("/x?", "/x.zip?")).fetch(["a.jpg"]),
+    ):
+        with pytest.raises(RelayError) as caught:
+            call()
+        assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["foo://x", "http://127.0.0.1:9/x", "http://[x/", "/again"])
+def test_nor_do_those_about_redirects(where, tmp_path):
+    with serve() as web:
+        for path in ("/x?key=SECRET", "/again?key=SECRET"):
+            web.answers[path] = [302] * 99
+        web.headers = {"Location": f"{where}?key=SECRET"}
+        with pytest.raises(RelayError) as caught:
+            download(web_server(), f"{web.address}/x?key=SECRET", tmp_path / "x")
+    assert "SECRET" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

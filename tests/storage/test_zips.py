@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tracemalloc
 import unicodedata
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relaydet.errors import RelayError
+from relaydet.storage.limits import IMAGE, TEXT, Limits
 from relaydet.storage.zips import find_name, folders_to_try, is_zip, open_zip, read_zipped
 
 PLAIN = {"a.txt": b"first" * 100, "b/c.bin": bytes(range(256)), "empty": b""}
@@ -200,7 +202,8 @@ def test_crafted_lists_of_files_stay_within_ten_times_their_size(put):
 
 
 @pytest.mark.parametrize(
-    "name", ["../a", "a/../../b", "/etc/passwd", "a\\b", "..\\a", "folder/", "..", ""]
+    "name",
+    ["../a", "a/../../b", "/etc/passwd", "\\a", "a\\..\\b", "..\\a", "b\\", "folder/", "..", ""],
 )
 def test_names_that_lead_elsewhere_are_not_there(name, put):
     data = pack({"N" * max(1, len(name)): b"x", "good": b"y"})
@@ -218,6 +221,7 @@ def test_names_that_lead_elsewhere_are_not_there(name, put):
         ("é.jpg".encode("cp437"), True, "é.jpg"),  # the flag lies
         ("写真/一.jpg".encode(), True, "写真/一.jpg"),
         (b"./a//b.jpg", False, "a/b.jpg"),
+        (b"a\\b\\c.jpg", False, "a/b/c.jpg"),  # .NET
     ],
 )
 def test_names_of_any_alphabet_are_found(raw, utf8, name, put):
@@ -250,6 +254,9 @@ def test_of_two_entries_with_one_name_the_last_counts(put):
         (["t/ab/1", "t/ac/2"], "t", ("t/",)),
         (["t/u/1", "t/u/2", "v/1"], "/t/", ("t/", "t/u/")),
         (["t/a.jpg", "__MACOSX/t/._a.jpg"], "", ("", "t/")),
+        (["t/i/a.jpg", "t/an.json"], "i", ("t/i/",)),
+        (["t/u/i/b/a.jpg", "t/u/an.json"], "i", ("t/u/i/", "t/u/i/b/")),
+        (["t/t/a.jpg", "t/b.jpg"], "t", ("t/",)),
     ],
 )
 def test_folders_that_names_may_start_from(files, folder, expected, put):
@@ -280,9 +287,21 @@ def test_a_replaced_zip_is_read_anew(put):
 
 def test_a_limit_is_kept_to(put):
     index = open_zip(put(pack({"a": b"12345"})))
-    assert read_zipped(index, "a", 5) == b"12345"
+    assert read_zipped(index, "a", Limits(5, 5, 1)) == b"12345"
     with pytest.raises(RelayError, match="the limit is 4"):
-        read_zipped(index, "a", 4)
+        read_zipped(index, "a", Limits(4, 4, 1))
+
+
+@pytest.mark.parametrize(("megabytes", "image"), [(3, True), (5, False)])
+def test_images_may_not_blow_up_as_far_as_text(megabytes, image, put):
+    data = b"".join(os.urandom(200) + bytes(5800) for _ in range(megabytes * 175))
+    index = open_zip(put(pack({"a": data})))
+    assert read_zipped(index, "a", TEXT) == data
+    if image:
+        assert read_zipped(index, "a", IMAGE) == data
+    else:
+        with pytest.raises(RelayError, match="more than can be true"):
+            read_zipped(index, "a", IMAGE)
 
 
 def test_no_such_zip(tmp_path):

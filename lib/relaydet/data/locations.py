@@ -12,18 +12,23 @@ from urllib.parse import unquote, urlsplit
 from relaydet.bars import OpenBar, no_bar
 from relaydet.data.known import CHECKSUMS
 from relaydet.errors import RelayError
-from relaydet.storage.cache import cache_folder
+from relaydet.storage.cache import cache_folder, disk_trouble, locked
 from relaydet.storage.gcs_files import SCHEME as GS
 from relaydet.storage.gcs_files import gcs_server, media_address, split_address
-from relaydet.storage.http import download
+from relaydet.storage.limits import TEXT
 from relaydet.storage.parts import Checksum
-from relaydet.storage.servers import Server, join, shown, web_server
-from relaydet.storage.zips import find_name, folders_to_try, open_zip, read_zipped
+from relaydet.storage.servers import Server, join, shown, web_server, without_secrets
+from relaydet.storage.zips import (
+    NotAZipError,
+    ZipIndex,
+    find_name,
+    folders_to_try,
+    open_zip,
+    read_zipped,
+)
 
 REMOTE = ("http://", "https://", GS)
 OTHER_ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
-# Annotations of millions of objects; `storage.zips` also limits how far a file may blow up.
-MAX_ANNOTATION_BYTES = 8 << 30
 LONGEST_NAME = 100
 
 
@@ -44,6 +49,14 @@ def is_other_archive(location: str) -> bool:
     """
     path = _path_of(location) if is_remote(location) else location
     return path.rstrip("/").lower().endswith(OTHER_ARCHIVES)
+
+
+def is_folder(location: str) -> bool:
+    """Whether a path leads to a folder; also asked of what no path can be."""
+    try:
+        return Path(location).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def split_zip_path(location: str) -> tuple[Path, str] | None:
@@ -84,7 +97,9 @@ def _path_of(location: str) -> str:
         location.encode()  # no half characters, which no request can carry
         return split_address(location)[1] if _is_gs(location) else urlsplit(location).path
     except ValueError as error:
-        raise RelayError(f"{location!r}: not an address ({error}); check it.") from error
+        raise RelayError(
+            f"{shown(location)!r}: not an address ({without_secrets(str(error))}); check it."
+        ) from error
 
 
 def _with_path(location: str, path: str) -> str:
@@ -125,6 +140,9 @@ def local_copy(location: str, bar: OpenBar = no_bar, newest: bool = False) -> Pa
     Raises:
         RelayError: it cannot be had.
     """
+    # Here, since it takes a while, which those who read from the disk need not wait for.
+    from relaydet.storage.http import download
+
     name = re.sub("[^A-Za-z0-9._-]", "-", _path_of(location).rpartition("/")[2])
     target = cache_folder(location) / (name.lstrip(".")[-LONGEST_NAME:] or "file")
     if target.is_file() and not newest:
@@ -132,6 +150,35 @@ def local_copy(location: str, bar: OpenBar = no_bar, newest: bool = False) -> Pa
     known = CHECKSUMS.get(location.replace("https://", "http://", 1))
     expected = Checksum(known[1], known[2], known[0]) if known else None
     return download(server_of(location), address_of(location), target, bar, expected, newest)
+
+
+def zip_copy(address: str, bar: OpenBar = no_bar) -> ZipIndex:
+    """The list of files of a remote zip, which is downloaded unless it is here.
+
+    Raises:
+        RelayError: it cannot be had, or is not a whole zip; that is not kept.
+    """
+    path = local_copy(address, bar)
+    try:
+        return open_zip(path)
+    except RelayError as error:
+        if path.exists() and not isinstance(error, NotAZipError):
+            raise
+        _throw_away(path)
+        raise RelayError(
+            f"{describe_address(address)}: what came is not a whole zip; it was thrown away. Check"
+            " the address in a browser, and run again."
+        ) from error
+
+
+def _throw_away(path: Path) -> None:
+    """Remove what is no zip: kept, it would stand in the way of the right file for ever."""
+    with disk_trouble(path.parent), locked(path):
+        try:
+            if path.exists():  # else another thread was faster
+                open_zip(path)  # by now another thread may have brought the right one
+        except NotAZipError:
+            path.unlink(missing_ok=True)
 
 
 def read_bytes(location: str, bar: OpenBar = no_bar) -> bytes:
@@ -150,12 +197,13 @@ def read_bytes(location: str, bar: OpenBar = no_bar) -> bytes:
     if is_remote(location):
         inside = split_zip_address(location)
         if inside is None or not inside[1]:
-            return _read_file(local_copy(location, bar, newest=True), location)
-        return _read_zipped(local_copy(inside[0], bar), inside[1])
+            address = inside[0] if inside else location
+            return _read_file(local_copy(address, bar, newest=True), location)
+        return _read_zipped(zip_copy(inside[0], bar), inside[1])
     zipped = split_zip_path(location)
     if zipped is None or not zipped[1]:
         return _read_file(Path(location), location)
-    return _read_zipped(*zipped)
+    return _read_zipped(open_zip(zipped[0]), zipped[1])
 
 
 def _read_file(path: Path, location: str) -> bytes:
@@ -163,15 +211,13 @@ def _read_file(path: Path, location: str) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise RelayError(f"{location}: cannot be read ({reason}); check the path.") from error
+        place = describe_address(location) if is_remote(location) else location
+        raise RelayError(f"{place}: cannot be read ({reason}); check the path.") from error
 
 
-def _read_zipped(path: Path, name: str) -> bytes:
-    index = open_zip(path)
+def _read_zipped(index: ZipIndex, name: str) -> bytes:
     found = find_name(index, name, folders_to_try(index))
     if found is None:
-        raise RelayError(
-            f"{path}: the zip has no file {name!r}; it has {', '.join(list(index.places)[:5])}"
-            f"{', ...' if len(index.places) > 5 else ''}."
-        )
-    return read_zipped(index, found, MAX_ANNOTATION_BYTES)
+        some = ", ".join(list(index.places)[:5]) + (", ..." if len(index.places) > 5 else "")
+        raise RelayError(f"{index.path}: the zip has no file {name!r}; it has {some}.")
+    return read_zipped(index, found, TEXT)

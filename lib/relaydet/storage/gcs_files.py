@@ -13,15 +13,15 @@ import base64
 import binascii
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-import requests
-from requests.adapters import HTTPAdapter
 
 from relaydet.errors import RelayError
 from relaydet.storage.parts import CRC32C, Checksum
 from relaydet.storage.servers import THREADS, Server, ask
+
+if TYPE_CHECKING:
+    import requests
 
 SCHEME = "gs://"
 EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
@@ -60,6 +60,9 @@ def gcs_server() -> Server:
     Raises:
         RelayError: google-cloud-storage is not installed, or the credentials are of no use.
     """
+    import requests
+    from requests.adapters import HTTPAdapter
+
     session, exceptions, why_none = _open_session()
     session.mount("https://", HTTPAdapter(pool_maxsize=THREADS))
 
@@ -78,6 +81,8 @@ def gcs_server() -> Server:
 
 def _open_session() -> tuple[requests.Session, Any, str]:
     """A session that adds credentials, the module of what it may raise, and why it adds none."""
+    import requests
+
     try:
         from google.auth import exceptions
         from google.auth.credentials import AnonymousCredentials

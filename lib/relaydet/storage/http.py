@@ -6,59 +6,24 @@ for many small ones.
 
 from __future__ import annotations
 
-import http.client
-import random
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-
-import requests
-import urllib3
 
 from relaydet.bars import Advance, OpenBar, no_bar
 from relaydet.errors import RelayError
+from relaydet.storage.bodies import StoppedError
 from relaydet.storage.cache import DISK_ERRORS, disk_trouble, locked, remove_stale
-from relaydet.storage.parts import Checksum, Part, check, facts_of
+from relaydet.storage.limits import IMAGE
+from relaydet.storage.parts import Checksum, Part, check, read_note
 from relaydet.storage.servers import THREADS, Server, refuse_unreachable, shown
+from relaydet.storage.tries import Errand, NotThereError, receive, refuse_page
 
-TRIES = 5
-"""Tries in a row that bring nothing new before giving up."""
-MOST_TRIES = 1000
-FIRST_WAIT_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 60.0
 BATCH = 1024
-
-GONE = {404, 410}
-PASSING = {408, 425, 429, 500, 502, 503, 504}
-FAILURES = (
-    requests.RequestException,
-    ValueError,
-    urllib3.exceptions.HTTPError,
-    http.client.HTTPException,
-    ConnectionError,
-    TimeoutError,
-)
-
-
-class NotThereError(RelayError):
-    """The server has no such file."""
-
-
-class _TryError(Exception):
-    """This try failed, the next may not."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-class _StoppedError(Exception):
-    """Another file failed for good, so this one is not tried again."""
+PAGE_START_BYTES = 1024
 
 
 def download(
@@ -71,7 +36,9 @@ def download(
 ) -> Path:
     """Bring one file here, or the rest of it; does nothing where it is here.
 
-    Beside it lie, while it is under way, its bytes so far (.part) and what they belong to (.json).
+    Beside it lie, while it is under way, its bytes so far (.part) and what they belong to (.json),
+    and once it is here what the server said of it (.facts). These are two notes, because an update
+    that is broken off says nothing of the file that is here.
 
     Args:
         server: whom to ask.
@@ -93,8 +60,8 @@ def download(
         if not part.is_whole():
             refuse_unreachable(url)
             with _byte_bar(bar, f"downloading {target.name}") as arrived:
-                unless = _known(target, part)
-                if not _receive(server, url, part, arrived, threading.Event(), unless):
+                errand = Errand(server, url, arrived=arrived)
+                if not receive(errand, part, _known(target)):
                     return target
         _publish(part, target, url, expected, bar)
     return target
@@ -104,11 +71,12 @@ def _beside(target: Path, ending: str) -> Path:
     return target.with_name(f"{target.name}.{ending}")
 
 
-def _known(target: Path, part: Part) -> dict[str, str]:
+def _known(target: Path) -> dict[str, str]:
     """Headers that ask for the file only where it is not the one that is here."""
-    if part.facts is None or not target.is_file() or part.path.exists():
+    facts = read_note(_beside(target, "facts")) if target.is_file() else None
+    if facts is None:
         return {}
-    known = {"If-None-Match": part.facts.etag, "If-Modified-Since": part.facts.modified}
+    known = {"If-None-Match": facts.etag, "If-Modified-Since": facts.modified}
     return {header: value for header, value in known.items() if value}
 
 
@@ -124,7 +92,7 @@ def _publish(part: Part, target: Path, url: str, expected: Checksum | None, bar:
                 f"{shown(url)}: what came is not the right file ({wrong}); it was thrown away. Run"
                 " again, or check the address."
             )
-    part.path.replace(target)
+    part.publish(target, _beside(target, "facts"))
 
 
 @contextmanager
@@ -144,99 +112,6 @@ def _byte_bar(bar: OpenBar, label: str) -> Iterator[Callable[[int, int | None], 
         yield arrived
 
 
-def _receive(
-    server: Server,
-    url: str,
-    part: Part,
-    arrived: Callable[[int, int | None], object],
-    stop: threading.Event,
-    unless: Mapping[str, str],
-) -> bool:
-    """Bring what is missing of a part, over as many tries as bring something new.
-
-    Returns:
-        Whether it is whole now; False where the server says that it has not changed.
-    """
-    failures = most = 0
-    for _ in range(MOST_TRIES):
-        try:
-            headers = part.range_headers() or unless
-            with server.get(url, headers) as response:
-                return _take(server, response, part, arrived)
-        except (_TryError, *FAILURES) as error:
-            if isinstance(error, ValueError | requests.TooManyRedirects):
-                raise RelayError(f"{shown(url)}: cannot be asked for ({error}).") from error
-            failures = 1 if part.size() > most else failures + 1
-            most = max(most, part.size())
-            if failures >= TRIES:
-                raise RelayError(
-                    f"{shown(url)}: gave up after {TRIES} tries ({_reason(error)}); run again to go"
-                    " on from here."
-                ) from error
-            wait = FIRST_WAIT_SECONDS * 2 ** (failures - 1) * random.uniform(0.5, 1)
-            if stop.wait(max(wait, getattr(error, "wait", 0.0))):
-                raise _StoppedError from error
-    raise RelayError(f"{shown(url)}: gave up after {MOST_TRIES} broken connections; run again.")
-
-
-def _take(
-    server: Server,
-    response: requests.Response,
-    part: Part,
-    arrived: Callable[[int, int | None], object],
-) -> bool:
-    """Write what an answer brings; False where it says that nothing has changed."""
-    status = response.status_code
-    if status == requests.codes.not_modified:
-        return False
-    _refuse_status(server, response)
-    if status == requests.codes.ok:
-        part.begin(facts_of(response, server.checksum(response)))
-    elif status != requests.codes.partial_content or not part.goes_on(response):
-        part.forget()
-        raise _TryError("the file changed while it was read")
-    length = part.facts.length if part.facts else None
-    arrived(part.size(), length)
-    part.append(response, lambda size: arrived(size, length))
-    if length is not None and part.size() != length:
-        raise _TryError(f"the connection broke after {part.size()} of {length} bytes")
-    return True
-
-
-def _refuse_status(server: Server, response: requests.Response) -> None:
-    status, url = response.status_code, response.url
-    said = f"it says {status} {response.reason}".strip()
-    if status in GONE:
-        raise NotThereError(f"{shown(url)}: there is no such file ({said}); check the address.")
-    if status in PASSING:
-        raise _TryError(said, _wait_asked_for(response.headers.get("Retry-After", "")))
-    if status in (401, 403):
-        raise RelayError(f"{shown(url)}: access is denied ({said}); {server.if_denied}.")
-    if status not in (200, 206, 416):
-        raise RelayError(f"{shown(url)}: cannot be had ({said}); check the address.")
-
-
-def _wait_asked_for(value: str) -> float:
-    """Seconds that Retry-After asks for, up to a limit; a number or a date (RFC 9110, 10.2.3)."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            until = parsedate_to_datetime(value)
-        except (ValueError, TypeError):
-            return 0.0
-        until = until if until.tzinfo else until.replace(tzinfo=timezone.utc)
-        seconds = (until - datetime.now(timezone.utc)).total_seconds()
-    return min(max(seconds, 0.0), LONGEST_WAIT_SECONDS) if seconds == seconds else 0.0
-
-
-def _reason(error: Exception) -> str:
-    """The innermost cause; what requests and urllib3 wrap around it only repeats it."""
-    while isinstance(error.__cause__ or error.__context__, Exception):
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return str(error) or type(error).__name__
-
-
 def fetch_files(
     server: Server,
     wanted: Sequence[tuple[str, Path]],
@@ -244,9 +119,10 @@ def fetch_files(
     label: str,
     bar: OpenBar = no_bar,
 ) -> None:
-    """Bring many small files here at once; each is whole or absent.
+    """Bring many images here at once; each is whole or absent.
 
-    Left out are files that the server does not have, and files whose name the disk cannot hold.
+    Left out are files that the server does not have, files whose name the disk cannot hold, and
+    files that would have to be a folder of others.
 
     Args:
         server: whom to ask.
@@ -256,7 +132,8 @@ def fetch_files(
         bar: shows the files.
 
     Raises:
-        RelayError: the server cannot be reached or keeps failing; the disk is full.
+        RelayError: the server cannot be reached, keeps failing, or sends web pages; the disk is
+            full.
     """
     if not wanted:
         return
@@ -288,12 +165,18 @@ def _fetch_one(server: Server, url: str, path: Path, parts: Path, stop: threadin
         part = Part(Path(file.name))
     try:
         if not stop.is_set() and _can_hold(path):
-            _receive(server, url, part, lambda size, total: None, stop, {})
+            receive(Errand(server, url, IMAGE, pages=False, stop=stop), part, {})
+            _refuse_page_in(part.path, url)
             _publish(part, path, url, None, no_bar)
-    except (NotThereError, _StoppedError):
+    except (NotThereError, StoppedError, IsADirectoryError, NotADirectoryError):
         return
     finally:
         part.path.unlink(missing_ok=True)
+
+
+def _refuse_page_in(path: Path, url: str) -> None:
+    with path.open("rb") as file:
+        refuse_page(url, "", file.read(PAGE_START_BYTES))
 
 
 def _can_hold(path: Path) -> bool:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import requests
 
 from relaydet.errors import RelayError
 from relaydet.storage.cache import refuse_full_disk
 
+if TYPE_CHECKING:
+    import requests
+
 BLOCK_BYTES = 1 << 16
-"""Read and written at once; what a broken connection leaves of a block is lost."""
+"""Read at once to check a file."""
+PARTIAL_CONTENT = 206
 CRC32C = "crc32c"
 
 
@@ -47,13 +50,18 @@ class Facts(msgspec.Struct, frozen=True):
         return self.modified if self.etag.startswith("W/") else self.etag or self.modified
 
 
+def encoding_of(response: requests.Response) -> str:
+    """How the body of an answer is packed, in small letters; identity where it is not."""
+    return response.headers.get("Content-Encoding", "").strip().lower() or "identity"
+
+
 def facts_of(response: requests.Response, checksum: Checksum | None) -> Facts:
     """What an answer says of the whole file."""
     headers = response.headers
     length = headers.get("Content-Length", "")
-    if response.status_code == requests.codes.partial_content:
+    if response.status_code == PARTIAL_CONTENT:
         length = headers.get("Content-Range", "").rpartition("/")[2]
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
+    if encoding_of(response) != "identity":
         return Facts()  # squeezed on the way: neither its length nor a range of it is the file's
     return Facts(
         headers.get("ETag", ""),
@@ -74,9 +82,9 @@ class Part:
     def __init__(self, path: Path, note: Path | None = None) -> None:
         self.path = path
         self.note = note
-        self.facts = _read_note(note)
+        self.facts = read_note(note)
         if not self._can_go_on():
-            path.unlink(missing_ok=True)
+            self.forget()
 
     def size(self) -> int:
         """Bytes that are here."""
@@ -126,15 +134,26 @@ class Part:
         if self.note is not None:
             self.note.write_bytes(msgspec.json.encode(facts))
 
-    def append(self, response: requests.Response, arrived: Callable[[int], object]) -> None:
-        """Write the bytes of an answer behind those that are here."""
+    def append(self, blocks: Iterable[bytes], arrived: Callable[[int], object]) -> None:
+        """Write bytes behind those that are here, and tell how many these are then."""
         with self.path.open("ab") as file:
-            for block in response.iter_content(BLOCK_BYTES):
+            for block in blocks:
                 file.write(block)
                 arrived(file.tell())
 
+    def publish(self, target: Path, note: Path | None) -> None:
+        """Give a whole file its name, and its facts that of a note on the target."""
+        if note is None or self.note is None:
+            self.path.replace(target)
+            return
+        # In between there is no note: a killed process never leaves facts beside another file.
+        note.unlink(missing_ok=True)
+        self.path.replace(target)
+        self.note.replace(note)
 
-def _read_note(note: Path | None) -> Facts | None:
+
+def read_note(note: Path | None) -> Facts | None:
+    """What a server said of a file; None where that is not known."""
     if note is None or not note.exists():
         return None
     try:

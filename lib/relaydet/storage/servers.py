@@ -5,24 +5,26 @@ What differs between servers (credentials, checksums) is a `Server`; `http` brin
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
-
-import requests
-from requests.adapters import HTTPAdapter
 
 from relaydet.errors import RelayError
 from relaydet.storage.parts import Checksum
+
+if TYPE_CHECKING:
+    import requests
 
 CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0
 THREADS = 16
 """Requests at once."""
 
-Get = Callable[[str, Mapping[str, str]], requests.Response]
+Get = Callable[[str, Mapping[str, str]], "requests.Response"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class Server:
 
 def web_server() -> Server:
     """Any web server, asked without credentials of its own."""
+    # Here, since it takes a while, which those who read from the disk need not wait for.
+    import requests
+    from requests.adapters import HTTPAdapter
+
     session = requests.Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=THREADS))
@@ -52,9 +58,18 @@ def ask(session: requests.Session, url: str, headers: Mapping[str, str]) -> requ
 
 
 def shown(url: str) -> str:
-    """An address for a message, without what may be secret in it."""
-    address = urlsplit(url)
+    """An address for a message, without what may be secret in it; it need not be a right one."""
+    try:
+        address = urlsplit(url)
+    except ValueError:
+        return without_secrets(url)
     return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
+
+
+def without_secrets(text: str) -> str:
+    """A text from elsewhere without the passwords and queries of the addresses in it."""
+    text = re.sub(r"[^\s/'\"]*@", "", text)
+    return re.sub(r"[?#][^\s'\"]*", "", text)
 
 
 def join(folder: str, name: str) -> str:
@@ -72,6 +87,8 @@ def refuse_unreachable(url: str) -> None:
     Raises:
         RelayError: no connection could be made.
     """
+    import requests
+
     try:
         proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
         address = urlsplit(requests.utils.prepend_scheme_if_needed(proxy, "http") if proxy else url)
@@ -80,7 +97,9 @@ def refuse_unreachable(url: str) -> None:
         if not host or not address.hostname:
             raise ValueError("it names no host")
     except (ValueError, requests.RequestException) as error:
-        raise RelayError(f"{url}: not an address ({error}); check it.") from error
+        raise RelayError(
+            f"{shown(url)}: not an address ({without_secrets(str(error))}); check it."
+        ) from error
     reason = [f"no answer within {CONNECT_SECONDS:g} s"]
     connected = threading.Event()
 

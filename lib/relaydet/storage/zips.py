@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from relaydet.errors import RelayError
+from relaydet.storage.limits import IMAGE, Limits
 
 END = struct.Struct("<4s4H2LH")  # 4.3.16 end of central directory
 LOCATOR_64 = struct.Struct("<4sLQL")  # 4.3.15
@@ -36,11 +37,6 @@ LONGEST_COMMENT = 65_535
 ENCRYPTED, MASKED = 1 << 0, 1 << 13
 STORED, DEFLATED = 0, 8
 IN_EXTRA_FIELD = 0xFFFFFFFF
-
-MAX_FILE_BYTES = 512 << 20
-RATIO_FREE_BYTES = 16 << 20
-MAX_RATIO = 200
-"""Deflate reaches 1000 on zeros alone; images stay below 2, JSON below 50."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,9 @@ def _list_files(path: Path, directory: bytes) -> dict[str, int]:
 
 def _usable_name(raw: bytes) -> str:
     """The name of a file as it is looked up; empty for a folder and for names that lead outside."""
-    if raw.endswith(b"/") or b"\\" in raw or b"\0" in raw or raw.startswith(b"/"):
+    if b"\\" in raw:  # the packer of .NET before 4.6.1 wrote these for slashes
+        raw = raw.replace(b"\\", b"/")
+    if raw.endswith(b"/") or b"\0" in raw or raw.startswith(b"/"):
         return ""
     if b".." in raw and b".." in raw.split(b"/"):
         return ""
@@ -166,18 +164,31 @@ def folders_to_try(index: ZipIndex, folder: str = "") -> tuple[str, ...]:
     A zip of a folder often holds that folder, with everything in it: for one with `a/b/1.jpg` and
     `a/b/2.jpg` these are "", "a/" and "a/b/". What macOS adds (`__MACOSX/`) does not count.
 
+    A folder that is not there is looked for in the same places.
+
     Raises:
         RelayError: the zip has no file below the folder.
     """
-    start = f"{normalise(folder.strip('/'))}/" if folder.strip("/") else ""
+    wanted = f"{normalise(folder.strip('/'))}/" if folder.strip("/") else ""
+    around = _folders_from(index, "")
+    for start in around if wanted else ():
+        if found := _folders_from(index, start + wanted):
+            return found
+    if wanted or not around:
+        what = f"no file in a folder {wanted[:-1]!r}" if wanted else "no file"
+        tops = sorted({name.split("/")[0] for name in index.places})[:5]
+        hint = f"; at its top are {', '.join(tops)}" if tops else "; give another"
+        raise RelayError(f"{index.path}: the zip has {what}{hint}.")
+    return around
+
+
+def _folders_from(index: ZipIndex, start: str) -> tuple[str, ...]:
+    """A folder, and those below it that all of its files are in; none where it has no files."""
     names = [
         name for name in index.places if name.startswith(start) and not name.startswith("__MACOSX/")
     ]
     if not names:
-        what = f"no file in a folder {folder!r}" if start else "no file"
-        tops = sorted({name.split("/")[0] for name in index.places})[:5]
-        hint = f"; at its top are {', '.join(tops)}" if tops else "; give another"
-        raise RelayError(f"{index.path}: the zip has {what}{hint}.")
+        return ()
     common = posixpath.commonpath([posixpath.dirname(n) for n in (min(names), max(names))])
     deeper = f"{common}/"[len(start) :].split("/")[:-1] if common else []
     return tuple(start + "".join(f"{part}/" for part in deeper[:n]) for n in range(len(deeper) + 1))
@@ -189,23 +200,22 @@ def find_name(index: ZipIndex, name: str, folders: tuple[str, ...]) -> str | Non
     return next((folder + key for folder in folders if folder + key in index.places), None)
 
 
-def read_zipped(index: ZipIndex, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
+def read_zipped(index: ZipIndex, name: str, limits: Limits = IMAGE) -> bytes:
     """The bytes of a file in a zip, checked against its CRC-32.
 
-    Never makes more than `limit` bytes, nor MAX_RATIO times what is in the zip beyond
-    RATIO_FREE_BYTES, whatever the zip says.
+    Never makes more bytes than the limits allow, whatever the zip says.
 
     Args:
         index: the zip.
         name: one of `index.places`.
-        limit: bytes that the file may have.
+        limits: what the file may come to.
 
     Raises:
         RelayError: the file is damaged, encrypted, too large, or packed by an unknown method.
     """
     try:
         entry = _entry(index, index.places[name])
-        _refuse(entry, limit)
+        _refuse(entry, limits)
         with index.path.open("rb") as file:
             packed = _packed_bytes(file, entry, index.shift)
         return _unpack(packed, entry)
@@ -239,16 +249,16 @@ def _large_values(extra: bytes, values: list[int]) -> list[int]:
     return values
 
 
-def _refuse(entry: Entry, limit: int) -> None:
+def _refuse(entry: Entry, limits: Limits) -> None:
     if entry.flags & (ENCRYPTED | MASKED):
         raise ValueError("it is encrypted")
     if entry.method not in (STORED, DEFLATED):
         raise ValueError(f"it is packed by method {entry.method}; only deflate and none are read")
-    if entry.size > limit:
-        raise ValueError(f"it says to have {entry.size} bytes, the limit is {limit}")
+    if entry.size > limits.most:
+        raise ValueError(f"it says to have {entry.size} bytes, the limit is {limits.most}")
     if entry.packed > entry.size * 1.01 + 1024:
         raise ValueError(f"{entry.packed} bytes cannot hold no more than {entry.size}")
-    if entry.size > max(RATIO_FREE_BYTES, MAX_RATIO * entry.packed):
+    if entry.size > limits.inflated(entry.packed):
         raise ValueError(f"{entry.size} bytes out of {entry.packed} are more than can be true")
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from relaydet.data.images import open_images
+from relaydet.data.locations import read_bytes
 from relaydet.errors import RelayError
 
 FILES = {f"{n:03}.jpg": os.urandom(3000 + n) for n in range(60)}
@@ -63,6 +64,15 @@ def test_the_folder_that_holds_all_may_be_left_out(folder, location, said, zippe
     assert said in images.describe()
     deepest = folder.strip("/").split("/")[-1]
     assert images.exists(f"{deepest}/007.jpg") is (location != "/train")
+
+
+def test_a_folder_below_the_one_that_holds_all_is_found(tmp_path):
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("top/images/a.jpg", b"a")
+        archive.writestr("top/all.json", b"{}")
+    for folder in ("images", "top/images"):
+        assert open_images(f"{path}/{folder}").read("a.jpg") == read_bytes(f"{path}/images/a.jpg")
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "a/../../b", "..\\b", "/etc/hosts", "", "a\0b"])

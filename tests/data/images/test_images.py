@@ -58,7 +58,17 @@ def test_unreadable_images_are_named(folder, name):
         read_header(open_images(str(folder / "in")), name)
 
 
-@pytest.mark.parametrize(("location", "message"), [("nowhere", "not exist"), ("out.png", "a file")])
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("nowhere", "not exist"),
+        ("out.png", "a file"),
+        ("n" * 5000, "not exist"),
+        ("n" * 5000 + ".tar", "unpack it"),
+        ("a\0b", "not exist"),
+        ("\ud800", "not exist"),
+    ],
+)
 def test_the_folder_must_be_one(folder, location, message):
     with pytest.raises(RelayError, match=message):
         open_images(str(folder / location))
@@ -82,6 +92,12 @@ def test_every_mode_becomes_rgb(mode, colour, expected):
     pixels_HWC = decode_rgb(file.getvalue(), "x.tif")
     assert (pixels_HWC.dtype, pixels_HWC.shape) == (np.uint8, (3, 4, 3))
     assert tuple(pixels_HWC[0, 0].tolist()) == expected
+
+
+def test_a_png_of_16_bits_is_scaled_not_clipped():
+    file = io.BytesIO()
+    Image.new("I;16", (4, 3), 40_000).save(file, "PNG")
+    assert decode_rgb(file.getvalue(), "x.png").tolist() == [[[156] * 3] * 4] * 3
 
 
 def test_half_an_image_is_refused():

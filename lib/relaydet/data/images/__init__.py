@@ -15,7 +15,7 @@ from relaydet.data.images.archive import open_archive
 from relaydet.data.images.folder import ImageFolder
 from relaydet.data.images.pixels import UPRIGHT, Header, decode_rgb, header_of
 from relaydet.data.images.remote import open_remote
-from relaydet.data.locations import is_other_archive, is_remote, split_zip_path
+from relaydet.data.locations import is_folder, is_other_archive, is_remote, split_zip_path
 from relaydet.errors import RelayError
 from relaydet.storage.zips import is_zip
 
@@ -53,16 +53,15 @@ def open_images(location: str, bar: OpenBar = no_bar) -> Images:
     Raises:
         RelayError: there is no such place, or it is of another kind.
     """
-    if is_other_archive(location) and not Path(location).is_dir():
+    if is_other_archive(location) and not is_folder(location):
         raise RelayError(
             f"{location}: archives of this kind cannot be read in place; unpack it and give the"
             " folder, or pack it as a zip."
         )
     if is_remote(location):
         return open_remote(location, bar)
-    root = Path(location)
-    if root.is_dir():
-        return ImageFolder(root)
+    if is_folder(location):
+        return ImageFolder(Path(location))
     zipped = split_zip_path(location)
     if zipped is not None and is_zip(zipped[0]):
         return open_archive(*zipped)

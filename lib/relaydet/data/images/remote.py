@@ -12,14 +12,12 @@ from relaydet.data.images.folder import ImageFolder
 from relaydet.data.locations import (
     address_of,
     describe_address,
-    local_copy,
     server_of,
     split_zip_address,
+    zip_copy,
 )
 from relaydet.errors import RelayError
 from relaydet.storage.cache import cache_folder
-from relaydet.storage.http import fetch_files
-from relaydet.storage.zips import NotAZipError, open_zip
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,8 @@ class RemoteImages:
         wanted = [file for name in dict.fromkeys(names) for file in self._missing(name)]
         if not wanted:
             return
+        from relaydet.storage.http import fetch_files  # takes a while, as in `local_copy`
+
         label = f"copying images from {describe_address(self.location)}"
         try:
             fetch_files(server_of(self.location), wanted, self.folder / "parts", label, bar)
@@ -96,14 +96,5 @@ def open_remote(location: str, bar: OpenBar = no_bar) -> RemoteImages | ImageArc
     if inside is None:
         return RemoteImages(location, cache_folder(location))
     address, folder = inside
-    path = local_copy(address, bar)
-    try:
-        open_zip(path)
-    except NotAZipError as error:
-        # Kept, it would stand in the way of the right file for ever.
-        path.unlink()
-        raise RelayError(
-            f"{describe_address(address)}: what came is not a whole zip; it was thrown away. Check"
-            " the address in a browser, and run again."
-        ) from error
-    return open_archive(path, folder, describe_address(address))
+    index = zip_copy(address, bar)
+    return open_archive(index.path, folder, describe_address(address))
