@@ -214,6 +214,26 @@ def test_memory_is_bounded_by_the_file(repeated, codes):
     assert peak < 12 * len(data)
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"ID": "x", "gtboxes": [' + b"{}," * 100_000 + b"{}]}",
+        b'{"ID": "x", "gtboxes": [],' + b",".join(b'"%d":1' % n for n in range(30_000)) + b"}",
+        b'{"ID": "x", "gtboxes": [' + json.dumps(PERSON).encode() + b" " * (1 << 18) + b"]}",
+    ],
+    ids=["boxes", "keys", "blanks"],
+)
+def test_a_line_too_long_takes_no_memory(broken):
+    data = line("a", PERSON) + broken
+    tracemalloc.start()
+    dataset, findings = decode(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * len(data)
+    assert ([i.id for i in dataset.images], len(findings)) == (["a"], 1)
+    assert "more than an image needs" in findings[0].message
+
+
 def test_many_broken_lines_are_counted():
     _, findings = decode(line("a") + b"{}\n" * 250)
     assert len(findings) == 101

@@ -125,6 +125,25 @@ def test_boxes_that_are_none_are_counted_on(folder):
     assert (len(empty), empty[-1].message[:7]) == (101, "149 mor")
 
 
+@pytest.mark.parametrize(
+    "box", [[5, 5, 1e308, 10], [5, 5, 1e200, 1e200], [5, 5, np.inf, 1], [np.nan, 5, 1, 1]]
+)
+def test_a_box_that_is_not_finite_is_dropped(folder, box):
+    images = [("s1.jpg", 2, boxes((np.array([box]), 0), (BYTE_BOX, 0)))]
+    savemat(folder / "Images.mat", {"Img": struct(images, "imname", "nAppear", "box")})
+    dataset, findings = read(folder)
+    assert [a.area for a in dataset.annotations] == [15000.0]
+    assert [(f.code, f.image) for f in findings if f.image] == [("box-empty", "s1.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"), [("", "annotations are empty"), ("x" * 5000, "Images.mat")]
+)
+def test_paths_that_are_none_are_refused(annotations, message):
+    with pytest.raises(RelayError, match=message):
+        read_source(SourceConfig("search", "cuhk_sysu", annotations, "."))
+
+
 @pytest.mark.parametrize(("name", "pid"), [("p0042", 42), ("42p", -1), ("9" * 5000, -1)])
 def test_an_identity_is_the_number_its_name_ends_in(folder, name, pid):
     savemat(folder / "Person.mat", {"Person": person(name, ("s3.jpg", BYTE_BOX))})

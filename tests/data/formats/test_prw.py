@@ -106,6 +106,25 @@ def test_the_offset_is_the_users_choice(folder, offset, left):
     assert extra_fields(dataset.annotations[0])["raw_bbox"][0] == 10.25
 
 
+@pytest.mark.parametrize(
+    "row",
+    [[3, 5, 5, 1e308, 10], [3, 5, 5, 1e200, 1e200], [3, 5, 5, np.inf, 1], [3, np.nan, 5, 1, 1]],
+)
+def test_a_box_that_is_not_finite_is_dropped(folder, row):
+    savemat(folder / "annotations" / f"{TRAIN}.jpg.mat", {"box_new": np.array([row, BOXES[0]])})
+    dataset, findings = read(folder, split="train")
+    assert [a.area for a in dataset.annotations] == [1800.0]
+    assert [(f.code, f.image) for f in findings if f.image] == [("box-empty", f"{TRAIN}.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"), [("", "annotations are empty"), ("x" * 5000, "cannot be listed")]
+)
+def test_paths_that_are_none_are_refused(annotations, message):
+    with pytest.raises(RelayError, match=message):
+        read_source(SourceConfig("wild", "prw", annotations, "."))
+
+
 @pytest.mark.parametrize(("split", "frames"), [("train", [TRAIN]), ("test", [TEST])])
 def test_a_split_takes_its_frames_and_needs_no_other_list(folder, split, frames):
     other = {"train": "test", "test": "train"}[split]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import tracemalloc
 from xml.etree import ElementTree
 
 import msgspec
@@ -174,7 +175,7 @@ def test_file_names_and_sizes(write_files, head, name, size, codes):
         ),
         (b'<?xml version="1.0" encoding="utf-7"?><annotation/>', "encoding utf-7"),
         (b"<annotation>" + b"<a>" * 40 + b"</a>" * 40 + b"</annotation>", "nested more than"),
-        (b"<annotation>" + b"<a/>" * 100_001 + b"</annotation>", "more than 100000 elements"),
+        (b"<annotation>" + b"<a/>" * 10_001 + b"</annotation>", "more than 10000 elements"),
         (b"<annotation>" + b" " * (1 << 24), "larger than"),
     ],
 )
@@ -185,6 +186,36 @@ def test_a_broken_file_is_left_out_and_named(write_files, content, reason):
     assert [(f.code, f.severity) for f in findings] == [("annotation-unreadable", "warning")]
     assert reason in findings[0].message
     assert "b" in findings[0].message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<annotation>" + b"<object/>" * 60_000 + b"</annotation>",
+        b"<annotation>" + b"<a/>" * 100_000 + b"</annotation>",
+        b"<annotation>" + b"".join(b"<a%d/>" % n for n in range(50_000)) + b"</annotation>",
+        b"<annotation " + b" ".join(b'a%d=""' % n for n in range(50_000)) + b"/>",
+        b"<annotation>" + (b"<object>" + b"<b/>" * 50_000 + b"</object>") * 2 + b"</annotation>",
+        b"<annotation><b>" + b"x" * 300_000 + b"</b></annotation>",
+    ],
+    ids=["objects", "elements", "names", "attributes", "children", "text"],
+)
+def test_memory_stays_in_proportion(write_files, content):
+    reader = write_files({"a.xml": xml(DOG), "b.xml": content})
+    tracemalloc.start()
+    dataset, _ = reader()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(dataset.annotations) == 1
+    assert peak < 10 * len(content)
+
+
+@pytest.mark.parametrize(("count", "images"), [(9_990, 2), (10_001, 1)])
+def test_attributes_count_as_elements(write_files, count, images):
+    attributes = " ".join(f'a{n}="="' for n in range(count // 2)) + ' b="'
+    tag = f'<annotation {attributes}{"=" * (count - count // 2 * 2)}"><filename>b</filename>'
+    reader = write_files({"a.xml": xml(DOG), "b.xml": f"{tag}</annotation>"})
+    assert len(reader()[0].images) == images
 
 
 def test_entities_never_expand(write_files):
@@ -254,6 +285,13 @@ def test_a_split_that_is_not_text_is_refused(write_files, tmp_path):
 def test_a_folder_without_files_is_refused(tmp_path, where):
     with pytest.raises(RelayError, match="no XML files"):
         read(tmp_path / "empty" / where)
+
+
+def test_no_annotations_do_not_mean_the_current_folder(write_files, tmp_path, monkeypatch):
+    write_files({"a.xml": xml(DOG)})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RelayError, match="annotations are empty"):
+        read("")
 
 
 def test_voc_to_dataset_and_back_is_the_same_tree(write_files):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import tracemalloc
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 from PIL import Image as PillowImage
+from webserver import isolate, serve
 
 from relaydet.config import SourceConfig
 from relaydet.data.dataset import Annotation, Category, Dataset, Image, extra_fields, set_extra
@@ -186,6 +188,122 @@ def test_a_polygon_is_kept_in_pixels(make):
     assert annotation.area == pytest.approx(80 * 50 / 2)
 
 
+@pytest.mark.parametrize("name", ["images", "classes", "obj.names", "s/images", "s/classes"])
+def test_an_image_may_be_called_like_a_list(make, name):
+    root = make({f"labels/{name}.txt": "1 0.5 0.5 1 1\n", "labels/b.txt": ""})
+    make({"classes.txt": "cat\ndog\n"}, f"{name}.jpg", "b.jpg")
+    dataset, findings = read(root / "labels", root)
+    assert findings == []
+    assert sorted(i.file_name for i in dataset.images) == sorted(["b.jpg", f"{name}.jpg"])
+    assert [a.bbox for a in dataset.annotations] == [(0, 0, WIDTH, HEIGHT)]
+    assert [c.name for c in dataset.categories] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("labels", ["", "broken 1\n"])
+def test_images_txt_is_no_list_where_there_is_such_an_image(make, labels):
+    root = make({"labels/images.txt": labels}, "images.jpg")
+    assert [i.file_name for i in read(root / "labels", root)[0].images] == ["images.jpg"]
+
+
+def test_lists_in_the_folder_are_not_labels(make):
+    root = make({"labels/images.txt": "b.jpg\na.jpg\n", "labels/classes.txt": "cat\n"})
+    labels = {"labels/a.txt": "0 0.5 0.5 1 1\n", "labels/c.txt": ""}
+    make(labels, "a.jpg", "b.jpg", "c.jpg", "classes.jpg")
+    dataset, findings = read(root / "labels", root)
+    assert [i.file_name for i in dataset.images] == ["b.jpg", "a.jpg", "c.jpg"]
+    assert ([a.image_id for a in dataset.annotations], findings) == ([2], [])
+
+
+@pytest.mark.parametrize("suffix", ["txt", "TXT", "Txt"])
+@pytest.mark.parametrize("folder", ["images", "labels"])
+def test_labels_beside_the_image_or_with_another_suffix(make, folder, suffix):
+    root = make({f"{folder}/a.{suffix}": "0 0.5 0.5 1 1", "data.yaml": "train: images"})
+    make({}, "images/a.jpg", "images/b.jpg")
+    for place in (root / "data.yaml", root / folder):
+        dataset, findings = read(place, root / "images")
+        assert (len(dataset.annotations), findings) == (1, [])
+
+
+@pytest.mark.parametrize("train", ["images", "list.txt"])
+def test_a_missing_folder_of_labels_is_named(make, train):
+    root = make({"data.yaml": f"train: {train}", "list.txt": "images/a.jpg"}, "images/a.jpg")
+    dataset, findings = read(root / "data.yaml", root)
+    assert len(dataset.images) == 1
+    assert [(f.code, f.severity) for f in findings] == [("labels-missing", "warning")]
+    assert str(root / "labels") in findings[0].message
+
+
+def test_two_files_of_labels_of_one_image_are_named(make):
+    root = make({"labels/a.txt": "0 0.5 0.5 1 1", "labels/a.TXT": ""}, "a.jpg")
+    dataset, findings = read(root / "labels", root)
+    assert (len(dataset.annotations), codes(findings)) == (1, ["label-without-image"])
+
+
+def test_images_at_an_address_are_fetched_before_labels_are_paired(make, monkeypatch, tmp_path):
+    isolate(monkeypatch, tmp_path)
+    stems = [f"p{n}" for n in range(30)]
+    names = [f"{stem}.png" for stem in stems[:-1]] + [f"{stems[-1]}.JPG"]
+    root = make({f"labels/{stem}.txt": "0 0.5 0.5 1 1" for stem in [*stems, "gone"]})
+    make({"listed/images.txt": "x.jpg\n", "listed/x.txt": "0 0.5 0.5 1 1"}, "x.jpg", *names)
+    with serve() as web:
+        web.files = {f"/set/{name}": (root / name).read_bytes() for name in [*names, "x.jpg"]}
+        dataset, findings = read(root / "labels", f"{web.address}/set")
+        listed, _ = read(root / "listed", f"{web.address}/set")
+    assert {i.file_name for i in dataset.images} == set(names)
+    assert (len(dataset.annotations), codes(findings)) == (30, ["label-without-image"])
+    assert [i.file_name for i in listed.images] == ["x.jpg"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_labels_of_a_turned_image_are_read_as_stored_and_named(make, orientation):
+    root = make({"labels/a.txt": "0 0.25 0.5 0.5 1", "labels/b.txt": ""})
+    exif = PillowImage.Exif()
+    exif[0x0112] = orientation
+    for name in ("a.jpg", "b.jpg"):
+        PillowImage.new("RGB", (WIDTH, HEIGHT)).save(root / name, exif=exif)
+    dataset, findings = read(root / "labels", root)
+    assert [a.bbox for a in dataset.annotations] == [(0, 0, WIDTH / 2, HEIGHT)]
+    turned = [("label-turned", "a.jpg", "read on the pixels as stored")]
+    assert [(f.code, f.image, f.action) for f in findings] == (turned if orientation > 1 else [])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\n" * 300_000,
+        b"1\n" * 150_000,
+        b"0 0 0 1 1\n" * 30_000,
+        b"0" + b" 1" * 150_000,
+        b"0" + b" 1" * 80_000,
+        b"x" * 300_000,
+    ],
+    ids=["blank", "short", "boxes", "long line", "polygon", "letters"],
+)
+def test_memory_stays_in_proportion(make, data):
+    root = make({"labels/a.txt": data, "labels/b.txt": ""}, "a.jpg", "b.jpg")
+    tracemalloc.start()
+    dataset, findings = read(root / "labels", root)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * len(data)
+    assert (len(dataset.annotations), len(findings)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "images"),
+    [
+        (b" " * (1 << 18), [], 1),
+        (b" " * (1 << 18) + b" ", ["labels-unreadable"], 0),
+        (b"0" + b" 1" * 10_000, [], 1),
+        (b"0" + b" 1" * 10_001, ["label-unusable"], 1),
+    ],
+)
+def test_how_large_labels_may_be(make, data, code, images):
+    root = make({"labels/a.txt": data, "labels/b.txt": ""}, "a.jpg", "b.jpg")
+    dataset, findings = read(root / "labels", root)
+    assert (codes(findings), len(dataset.images)) == (code, images + 1)
+
+
 def test_identical_lines_stay(make):
     root = make({"labels/a.txt": "0 0.5 0.5 1 1\n" * 3}, "a.jpg")
     assert len(read(root / "labels", root)[0].annotations) == 3
@@ -260,12 +378,21 @@ def test_a_broken_data_yaml_is_refused(make, content, options, message):
         ("labels", ".", "train", "has no split 'train'"),
         ("empty", ".", "all", "no labelled images"),
         ("bad", ".", "all", "not readable UTF-8"),
+        ("large", ".", "all", "too large"),
+        ("x" * 5000, ".", "all", "does not exist"),
     ],
 )
 def test_broken_configurations_are_refused(make, annotations, images, split, message):
     root = make({"labels/a.txt": "", "bad/classes.txt": b"\xff"}, "a.jpg", "empty/a.jpg")
+    make({"large/classes.txt": "c\n" * 40_000})
     with pytest.raises(RelayError, match=message):
         read(root / annotations, root / images, split=split)
+
+
+def test_no_annotations_do_not_mean_the_current_folder(make, monkeypatch):
+    monkeypatch.chdir(make({"a.txt": ""}, "a.jpg"))
+    with pytest.raises(RelayError, match="annotations are empty"):
+        read("", ".")
 
 
 def dataset_of(*names: str, boxes=((1.0, 2.0, 3.0, 4.0),)) -> Dataset:
@@ -389,6 +516,34 @@ def test_images_are_listed_where_we_wrote_the_labels(make):
     dataset, findings = read(root / "labels", root)
     assert ([i.file_name for i in dataset.images], findings) == (["s/a.gif", "s/b.jpg"], [])
     assert [a.image_id for a in dataset.annotations] == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("s/x/images/q.jpg", "images/s/x/labels/q.txt"),
+        ("s/images/images/q.jpg", "images/s/images/labels/q.txt"),
+        ("images/q.jpg", "images/labels/q.txt"),
+    ],
+)
+def test_labels_lie_where_their_reader_seeks_them(make, name, path):
+    root = make(write(dataset_of(name, "s/b.jpg"))[0], f"images/{name}", "images/s/b.jpg")
+    assert (root / path).read_bytes() == (root / "labels" / name).with_suffix(".txt").read_bytes()
+    for place in ("data.yaml", "labels"):
+        dataset, findings = read(root / place, root / "images")
+        assert {i.file_name for i in dataset.images} == {name, "s/b.jpg"}
+        assert (len(dataset.annotations), findings) == (2, [])
+    (root / path).unlink()  # as where the images were linked over it
+    dataset, findings = read(root / "data.yaml", root / "images")
+    assert (len(dataset.annotations), findings) == (2, [])
+
+
+@pytest.mark.parametrize("name", ["\x85", "a\u2028b", "\u2029"])
+def test_names_with_line_ends_of_yaml_come_back(make, name):
+    dataset = dataset_of("s/a.jpg")
+    dataset.categories[0].name = name
+    root = make(write(dataset)[0], "s/a.jpg")
+    assert [c.name for c in read(root / "labels", root)[0].categories] == [name]
 
 
 @given(st.binary(max_size=80) | st.text(alphabet="01. -+e\n\r\tnax", max_size=80).map(str.encode))

@@ -41,8 +41,8 @@ from relaydet.errors import RelayError
 
 PERSON = 1
 TAGS = {b'"person"': 0, b'"mask"': 1}  # and whether that is a crowd
-# Room for ten thousand boxes. A line is taken apart whole, which takes up to 25 times its size.
-MAX_LINE_BYTES = 1 << 21
+# Room for a thousand boxes. A line is taken apart whole, which takes up to 25 times its size.
+MAX_LINE_BYTES = 1 << 18
 
 Fields = dict[str, Raw]
 

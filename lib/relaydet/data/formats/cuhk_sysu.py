@@ -28,6 +28,7 @@ from the images later on (`checks.files`).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from relaydet.data.dataset import Annotation, Category, Dataset, Image, gc_pause
 from relaydet.data.findings import Finding
 from relaydet.data.formats.matlab import Value, is_empty, load, pick, rows, texts
 from relaydet.data.formats.noticed import Noticed
+from relaydet.data.formats.paths import is_file, path_of
 from relaydet.errors import RelayError
 
 PERSON = 1
@@ -88,7 +90,7 @@ def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
             f"source {source.name}: the split is {source.split!r}; it must be one of"
             f" {', '.join(SPLITS)}."
         )
-    folder = Path(source.annotations)
+    folder = path_of(source)
     path = folder / "Images.mat"
     images = _rows(path, "Img", ("imname", "box"))
     noticed = Noticed(source.name)
@@ -161,7 +163,7 @@ def read_test_boxes(path: Path) -> dict[str, np.ndarray]:
 
 def _read_pool(path: Path, split: str, noticed: Noticed) -> set[str] | None:
     """Names of the test images; None where they are not known and need not be."""
-    if split == "all" and not path.exists():
+    if split == "all" and not is_file(path):
         message = f"{path} does not exist; which images are for testing is not known"
         noticed.add("split-unknown", "info", message, "kept, without split")
         return None
@@ -179,7 +181,7 @@ def _read_boxes(
     """Append the boxes of one image to `annotations`; note those that are none."""
     for place, (box, hard) in enumerate(persons):
         raw = _box(box)
-        if raw is None or not (raw[2] > 0 and raw[3] > 0):
+        if raw is None or not (raw[2] > 0 and raw[3] > 0 and _is_finite(raw)):
             what = "not four numbers" if raw is None else f"{raw[2]:g} x {raw[3]:g} pixels"
             message = f"box {place} (counted from 0) of {image.file_name} is {what}"
             noticed.add("box-empty", "warning", message, "dropped", image.file_name)
@@ -204,7 +206,7 @@ def _read_identities(folder: Path, noticed: Noticed) -> dict[Place, int]:
     identities: dict[Place, int] = {}
     files = {"Train": folder / "test" / "train_test" / "Train.mat", "Person": folder / "Person.mat"}
     for variable, path in files.items():
-        if not path.is_file():
+        if not is_file(path):
             message = f"{path} does not exist; persons that only it labels have pid -1"
             noticed.add("identities-missing", "info", message, "kept")
             continue
@@ -249,6 +251,11 @@ def _box(value: Value) -> tuple[float, ...] | None:
     if not isinstance(value, np.ndarray) or value.size != 4:
         return None
     return tuple(value.astype(np.float64).ravel().tolist())
+
+
+def _is_finite(box: tuple[float, ...]) -> bool:
+    """Whether a box and its area are finite numbers."""
+    return all(map(math.isfinite, (*box, box[2] * box[3])))
 
 
 def _flag(value: Value) -> bool:

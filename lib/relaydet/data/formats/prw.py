@@ -24,6 +24,7 @@ sizes: they are read from the images later on (`checks.files`).
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from relaydet.data.dataset import Annotation, Category, Dataset, Image, gc_pause
 from relaydet.data.findings import Finding
 from relaydet.data.formats.matlab import Value, is_empty, load, texts
 from relaydet.data.formats.noticed import Noticed
+from relaydet.data.formats.paths import is_file, path_of
 from relaydet.data.formats.text import is_unicode
 from relaydet.errors import RelayError
 
@@ -66,7 +68,7 @@ def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
             f"source {source.name}: the split is {source.split!r}; it must be one of"
             f" {', '.join(SPLITS)}."
         )
-    root, noticed = Path(source.annotations), Noticed(source.name)
+    root, noticed = path_of(source), Noticed(source.name)
     files = _annotation_files(root / "annotations", noticed)
     splits = _read_splits(root, source.split, set(files), noticed)
     dataset = Dataset([], [], [Category(PERSON, "person")])
@@ -89,7 +91,8 @@ def _annotation_files(folder: Path, noticed: Noticed) -> dict[str, Path]:
     try:
         names = sorted(path.name for path in folder.iterdir())
     except (OSError, ValueError) as error:
-        raise RelayError(f"{folder}: cannot be listed ({error}); {HINT}.") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RelayError(f"{str(folder)[-300:]}: cannot be listed ({reason}); {HINT}.") from error
     # What macOS leaves beside files begins with a dot.
     wanted = [n for n in names if n.endswith(SUFFIX) and not n.startswith(".") and is_unicode(n)]
     if not wanted:
@@ -105,7 +108,7 @@ def _read_splits(root: Path, split: str, known: set[str], noticed: Noticed) -> d
     splits: dict[str, str] = {}
     for part in ("train", "test"):
         path = root / f"frame_{part}.mat"
-        if split != part and not path.exists():
+        if split != part and not is_file(path):
             if split == "all":
                 message = f"{path} does not exist; frames that only it names have no split"
                 noticed.add("split-unknown", "info", message, "kept, without split")
@@ -177,7 +180,8 @@ def _read_boxes(
     # Stored as any type that holds them: wide, before any arithmetic.
     rows = zip(rows_N5[:, 1:].tolist(), rows_N5.astype(np.float64).tolist(), strict=True)
     for place, (stored, (pid, x, y, width, height)) in enumerate(rows):
-        if not (np.isfinite((pid, x, y)).all() and 0 < width < np.inf and 0 < height < np.inf):
+        finite = math.isfinite(width * height) and np.isfinite((pid, x, y)).all()
+        if not (finite and width > 0 and height > 0):
             message = f"box {place} (counted from 0) of {image.file_name} is {stored}"
             noticed.add("box-empty", "warning", message, "dropped", image.file_name)
             continue

@@ -46,6 +46,7 @@ from relaydet.data.dataset import (
 )
 from relaydet.data.findings import Finding
 from relaydet.data.formats.noticed import Noticed
+from relaydet.data.formats.paths import path_of
 from relaydet.data.formats.text import is_unicode, number
 from relaydet.data.formats.voc_files import ALL, listed_files, xml_files
 from relaydet.data.formats.voc_write import (
@@ -82,7 +83,7 @@ def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
     Raises:
         RelayError: there is no folder or no such list, or no file in it can be read.
     """
-    folder = Path(source.annotations)
+    folder = path_of(source)
     noticed = Noticed(source.name)
     files = xml_files(folder, source)
     if source.split != ALL:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from relaydet.config import SourceConfig
 from relaydet.data.formats.noticed import Noticed
+from relaydet.data.formats.paths import is_dir
 from relaydet.errors import RelayError
 
 ALL = "all"
@@ -27,8 +28,8 @@ def xml_files(folder: Path, source: SourceConfig) -> dict[str, Path]:
         paths = []
     if not paths:
         raise RelayError(
-            f"{source.annotations}: source {source.name} has no XML files there; give the folder"
-            " Annotations of a Pascal VOC dataset."
+            f"{source.annotations[:300]}: source {source.name} has no XML files there; give the"
+            " folder Annotations of a Pascal VOC dataset."
         )
     return dict(sorted((path.relative_to(folder).as_posix()[:-4], path) for path in paths))
 
@@ -42,7 +43,7 @@ def listed_files(
         RelayError: there is no such list, or it is not text.
     """
     lists = folder.absolute().parent / "ImageSets" / "Main"
-    known = sorted(path.stem for path in lists.glob("*.txt")) if lists.is_dir() else []
+    known = sorted(path.stem for path in lists.glob("*.txt")) if is_dir(lists) else []
     if source.split not in known:
         close = difflib.get_close_matches(source.split, known, n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""

@@ -4,7 +4,8 @@
     ImageSets/Main/all.txt              those names, one a line
 
 Corners count pixels from 1 and are both in the box (offset 1), with as many digits as reading needs
-to give back the box. <difficult>, <truncated> and <pose> are there for every object, because other
+to give back the box: whole numbers exactly, fractions but for the rounding of float64 (some 1e-13
+of a pixel). <difficult>, <truncated> and <pose> are there for every object, because other
 readers demand them; a crowd is difficult, since VOC's evaluation then leaves it out as COCO's does.
 What VOC has no element for is in <relaydet>, as JSON; other readers pass over it. Only `info`,
 licences and the fields of categories stay behind: a dataset's annotations.json has them.

@@ -24,9 +24,9 @@ from relaydet.errors import RelayError
 
 MAX_BYTES = 1 << 24
 MAX_DEPTH = 32
-MAX_ELEMENTS = 100_000
+MAX_ELEMENTS = 10_000  # and attributes
 # A large piece takes expat on after the parser refused; a small one makes long tokens quadratic.
-PIECE = 1 << 20
+PIECE = 1 << 17
 OBJECT = "object"
 ALWAYS_LISTS = ("part",)
 
@@ -86,6 +86,11 @@ def parse(data: bytes, take: Callable[[ET.Element], None]) -> ET.Element:
     text = _decode(data)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise RelayError("declares a document type, which is not read; remove the <!DOCTYPE")
+    # An element's attributes are all in memory before any can be counted; none has a "<" in it.
+    if text.count("=") > MAX_ELEMENTS and any(
+        match[0].count("=") > MAX_ELEMENTS for match in re.finditer("[^<]+", text)
+    ):
+        raise RelayError(f"has an element with more than {MAX_ELEMENTS} attributes")
     parser = ET.XMLParser(target=_Tree(take))
     try:
         for start in range(0, len(text), PIECE):

@@ -12,12 +12,18 @@ number after a box is taken for a confidence, which is no part of an annotation:
 The label files hold no image sizes, which pixels are computed from, so every image is opened. A
 category's id is its class + 1. Extra fields: annotations have `raw_yolo`, the numbers of the line
 behind the class as they were written; images have `split` where a data.yaml names it.
+
+Ultralytics turns an image as its EXIF orientation says (OpenCV does, on reading), so the labels of
+such an image may have been drawn on the turned one; nothing in the file says so. They are read on
+the pixels as stored, as everywhere here, and the image is named.
 """
 
 from __future__ import annotations
 
+import codecs
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -30,7 +36,7 @@ from relaydet.data.formats.noticed import Noticed
 from relaydet.data.formats.text import number
 from relaydet.data.formats.yolo_files import Labelled, find_files
 from relaydet.data.formats.yolo_write import RAW_YOLO, bbox_of, write
-from relaydet.data.images import Header, Images, open_images, read_header
+from relaydet.data.images import UPRIGHT, Header, Images, open_images, read_header
 from relaydet.errors import RelayError
 
 __all__ = ["read", "write"]
@@ -39,8 +45,12 @@ THREADS = 8
 BOX_NUMBERS = 4
 POLYGON_NUMBERS = 6
 MAX_CLASS = 10**6
+# A box in memory takes dozens of times its line; a file of more is taken for broken.
+MAX_LABEL_BYTES = 1 << 18
+MAX_NUMBERS = 10_000  # of a line
 MAX_FRACTION = 1e6  # beyond this nothing is a place in an image
 ROUNDING = 1e-3  # exporters with few digits write 1.0005
+_LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\r|\n|$)")
 
 
 def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
@@ -91,15 +101,8 @@ def _read_image(
     image = Image(len(dataset.images) + 1, file.name, 0, 0)
     if file.split:
         set_extra(image, split=file.split)
-    data = b""
-    try:
-        if file.labels is not None:
-            data = file.labels.read_bytes()
-    except OSError as error:
-        # Without its labels it would become an image of background.
-        message = f"the labels of {file.name} cannot be read ({error.strerror})"
-        action = "left out, with its image"
-        noticed.add("labels-unreadable", "warning", message, action, file.name)
+    data = _label_bytes(file, noticed)
+    if data is None:  # without its labels it would become an image of background
         return
     dataset.images.append(image)
     if isinstance(look, RelayError):
@@ -108,11 +111,12 @@ def _read_image(
             noticed.add("image-unreadable", "warning", message, "labels dropped", file.name)
         return
     image.width, image.height = look.width, look.height
-    for place, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        tokens = line.decode("ascii", "replace").split()
-        if not tokens:
-            continue
-        annotation, problem = _read_line(tokens, image)
+    if look.orientation != UPRIGHT and data.strip():
+        message = f"{file.name} has the EXIF orientation {look.orientation}; if its labels were"
+        message += " drawn on the turned image, they are wrong"
+        noticed.add("label-turned", "warning", message, "read on the pixels as stored", file.name)
+    for place, line in _iter_lines(data):
+        annotation, problem = _read_line(line, image)
         if annotation is not None:
             annotation.id = len(dataset.annotations) + 1
             dataset.annotations.append(annotation)
@@ -123,8 +127,35 @@ def _read_image(
             noticed.add(code, "warning", message, action, file.name)
 
 
-def _read_line(tokens: list[str], image: Image) -> tuple[Annotation | None, tuple[str, str] | None]:
+def _label_bytes(file: Labelled, noticed: Noticed) -> bytes | None:
+    """What is in the label file of an image; None where that cannot be known."""
+    if file.labels is None:
+        return b""
+    try:
+        with file.labels.open("rb") as labels:
+            data = labels.read(MAX_LABEL_BYTES + 1)
+        reason = f"more than {MAX_LABEL_BYTES} bytes" if len(data) > MAX_LABEL_BYTES else None
+    except OSError as error:
+        reason = error.strerror
+    if reason is None:
+        return data.removeprefix(codecs.BOM_UTF8)
+    message = f"the labels of {file.name} cannot be read ({reason})"
+    noticed.add("labels-unreadable", "warning", message, "left out, with its image", file.name)
+    return None
+
+
+def _iter_lines(data: bytes) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, numbered from 1; one at a time, for most may be broken."""
+    for place, match in enumerate(_LINE.finditer(data), start=1):
+        if line := match[1].decode("ascii", "replace").strip():
+            yield place, line
+
+
+def _read_line(line: str, image: Image) -> tuple[Annotation | None, tuple[str, str] | None]:
     """The annotation of a line, if it is one, and what is odd about it."""
+    tokens = line.split(None, MAX_NUMBERS + 1)
+    if len(tokens) > MAX_NUMBERS + 1:
+        return None, ("label-unusable", f"has more than {MAX_NUMBERS} numbers")
     category = number(tokens[0])
     if category is None or not (category.is_integer() and 0 <= category < MAX_CLASS):
         return None, ("label-unusable", f"begins with {tokens[0][:40]!r}, not with a class")

@@ -3,50 +3,42 @@
 From a data.yaml (https://docs.ultralytics.com/datasets/detect/): `train`, `val` and `test` name
 folders of images or .txt lists of them, below `path`, below the file's own folder, or, for a path
 that begins with ../ as Roboflow writes it, without that. The labels of an image are in a .txt file
-at the same place with the last folder `images` replaced by `labels`, or beside the image. An image
-without label file has no objects.
+at the same place with the last folder `images` replaced by `labels`; where there is none, with
+another such folder replaced, as `yolo_write` writes it; or beside the image. An image without label
+file has no objects.
 
-From a folder of label files: each belongs to the image with the same path below `source.images`,
-but for the extension. Images without label file are not seen, unless an `images.txt` in the folder
-or beside it lists them. Names of the classes: the data.yaml, classes.txt or obj.names in the folder
-or beside it; else none.
+From a folder of label files: see `yolo_folder`.
 """
 
 from __future__ import annotations
 
+import filecmp
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from relaydet.config import SourceConfig
 from relaydet.data.formats.noticed import Noticed
-from relaydet.data.formats.text import is_unicode, without_suffix
+from relaydet.data.formats.paths import is_dir, is_file, path_of
+from relaydet.data.formats.text import is_unicode
+from relaydet.data.formats.yolo_folder import (
+    ENDINGS,
+    Labelled,
+    find_in_folder,
+    label_files,
+    note_alone,
+    read_text,
+)
 from relaydet.data.formats.yolo_yaml import load_yaml, names_of
 from relaydet.data.images import Images
 from relaydet.errors import RelayError
 
+__all__ = ["Labelled", "find_files", "labels_of"]
+
 ALL = "all"
 SPLITS = ("train", "val", "test")
-YAMLS = ("data.yaml", "data.yml")
-NAME_LISTS = ("classes.txt", "obj.names")
-IMAGE_LIST = "images.txt"
-_ENDINGS = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff")
-EXTENSIONS = tuple(f".{form}" for end in _ENDINGS for form in (end, end.upper(), end.capitalize()))
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """An image and where its labels are."""
-
-    name: str
-    """Of the image, within `source.images`."""
-    labels: Path | None
-    """Its label file; None where there is none."""
-    split: str = ""
-    """train, val or test, where a data.yaml says so."""
 
 
 def find_files(
@@ -57,16 +49,17 @@ def find_files(
     Raises:
         RelayError: there are no such files, or no such split.
     """
-    path = Path(source.annotations)
-    if path.is_dir():
-        found, names = _from_folder(path, source, images, noticed), _names_beside(path)
-    elif path.is_file():
+    path = path_of(source)
+    if is_dir(path):
+        _refuse_split(source)
+        found, names = find_in_folder(path, images, noticed)
+    elif is_file(path):
         content = load_yaml(path)
         found, names = _from_yaml(path, content, source, noticed), names_of(content, path)
     else:
         raise RelayError(
-            f"{source.annotations}: does not exist; give the data.yaml of source {source.name}, or"
-            " its folder of label files."
+            f"{source.annotations[:300]}: does not exist; give the data.yaml of source"
+            f" {source.name}, or its folder of label files."
         )
     if not found:
         raise RelayError(
@@ -78,39 +71,32 @@ def find_files(
 
 def labels_of(image: Path) -> Path:
     """Ultralytics' rule: the last folder `images` becomes `labels`, the extension .txt."""
-    parts = list(image.parts)
-    places = [place for place, part in enumerate(parts[:-1]) if part == "images" and place > 0]
-    if places:
-        parts[places[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    return _label_places(image)[0]
 
 
-def _from_folder(
-    folder: Path, source: SourceConfig, images: Images, noticed: Noticed
-) -> list[Labelled]:
+def _label_places(image: Path) -> list[Path]:
+    """Where the labels of an image may be, the likeliest first; beside it comes last."""
+    parts = image.parts
+    places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
+    replaced = [Path(*parts[:at], "labels", *parts[at + 1 :]) for at in reversed(places)]
+    return [path.parent / f"{path.stem}.txt" for path in (*replaced, image)]
+
+
+def _label_file(image: Path) -> Path | None:
+    """The file with the labels of an image."""
+    for path in _label_places(image):
+        for choice in (path, path.with_suffix(".TXT"), path.with_suffix(".Txt")):
+            if is_file(choice):
+                return choice
+    return None
+
+
+def _refuse_split(source: SourceConfig) -> None:
     if source.split != ALL:
         raise RelayError(
             f"source {source.name}: a folder of label files has no split {source.split!r}; give the"
             " data.yaml, or the folder of that split."
         )
-    files = {path.relative_to(folder).as_posix()[:-4]: path for path in _label_files(folder)}
-    listed = dict.fromkeys(_listed_images(folder))
-    found = [Labelled(name, files.get(without_suffix(name))) for name in listed]
-    paired = {file.labels for file in found}
-    extensions = list(EXTENSIONS)
-    for stem, path in files.items():
-        if path in paired:
-            continue
-        fits = (end for end in extensions if is_unicode(stem) and images.exists(stem + end))
-        extension = next(fits, None)
-        if extension is None:
-            _note_alone(path, noticed)
-            continue
-        found.append(Labelled(stem + extension, path))
-        if extension != extensions[0]:  # most folders have one kind: ask for that one first
-            extensions.remove(extension)
-            extensions.insert(0, extension)
-    return found
 
 
 def _from_yaml(
@@ -128,16 +114,20 @@ def _from_yaml(
         entries = content[split]
         for entry in entries if isinstance(entries, list) else [entries]:
             place = _resolve(str(entry), roots, path, split)
-            for image in _images_of(place):
+            of_entry = {image: _label_file(image) for image in _images_of(place)}
+            inside = []
+            for image, labels in of_entry.items():
                 name = _name_within(image, [Path(source.images), *roots])
                 if name is None:
                     message = f"{str(image)[-200:]!r} is not below {source.images}"
                     noticed.add("image-outside", "warning", message, "left out")
                 elif name not in found:
-                    labels = labels_of(image)
-                    found[name] = Labelled(name, labels if _is_file(labels) else None, split)
-            if place.is_dir():
-                _note_labels_alone(place, found, noticed)
+                    found[name] = Labelled(name, labels, split)
+                    inside.append(image)
+            if inside and not any(of_entry[image] for image in inside):
+                _note_folder_missing(labels_of(inside[0]).parent, len(inside), noticed)
+            if is_dir(place):
+                _note_labels_alone(place, of_entry, found, noticed)
     return list(found.values())
 
 
@@ -153,7 +143,7 @@ def _resolve(entry: str, roots: list[Path], path: Path, split: str) -> Path:
     if entry.startswith("../"):
         choices += [root / entry[3:] for root in roots]
     for choice in choices:
-        if _is_there(choice):
+        if is_dir(choice) or (choice.suffix == ".txt" and is_file(choice)):
             return _normal(choice)
     raise RelayError(
         f"{path}: {split} is {entry[:200]!r}, which is no folder of images and no .txt list of"
@@ -161,26 +151,12 @@ def _resolve(entry: str, roots: list[Path], path: Path, split: str) -> Path:
     )
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.is_dir() or (path.suffix == ".txt" and path.is_file())
-    except (OSError, ValueError):  # a name that the file system cannot even hold
-        return False
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that the file system cannot even hold
-        return False
-
-
 def _images_of(place: Path) -> Iterator[Path]:
     """Images in a folder and below, sorted, or in a list, in its order."""
     if place.is_dir():
-        yield from sorted(p for p in place.rglob("*") if p.suffix.lower()[1:] in _ENDINGS)
+        yield from sorted(p for p in place.rglob("*") if p.suffix.lower()[1:] in ENDINGS)
         return
-    for line in io.StringIO(_read_text(place), newline="\n"):
+    for line in io.StringIO(read_text(place), newline="\n"):
         if name := line.strip().replace("\0", ""):
             yield _normal(place.parent / name)
 
@@ -202,52 +178,28 @@ def _normal(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
-def _label_files(folder: Path) -> list[Path]:
-    other = {*NAME_LISTS, IMAGE_LIST}
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix == ".txt" and path.name not in other and path.is_file()
-    )
+def _note_folder_missing(folder: Path, count: int, noticed: Noticed) -> None:
+    """Note that not one image has labels, if the folder that they should be in is missing."""
+    if not is_dir(folder):
+        message = f"{count} images have no labels: {str(folder)[-200:]} does not exist"
+        noticed.add("labels-missing", "warning", message, "kept, as images without objects")
 
 
-def _note_labels_alone(place: Path, found: dict[str, Labelled], noticed: Noticed) -> None:
+def _note_labels_alone(
+    place: Path, of_entry: dict[Path, Path | None], found: dict[str, Labelled], noticed: Noticed
+) -> None:
     """Note the label files of a folder of images that belong to none of them."""
     folder = labels_of(place / "any.jpg").parent
     paired = {file.labels for file in found.values()}
-    for path in _label_files(folder) if folder.is_dir() else ():
-        if path not in paired:
-            _note_alone(path, noticed)
+    used = {path: own for image, own in of_entry.items() for path in _label_places(image)}
+    for path in label_files(folder) if is_dir(folder) else ():
+        if path not in paired and not _is_copy(path, used.get(path)):
+            note_alone(path, noticed)
 
 
-def _note_alone(path: Path, noticed: Noticed) -> None:
-    message = f"the label file {ascii(path.name)[1:-1]} has no image"
-    noticed.add("label-without-image", "warning", message, "left out")
-
-
-def _listed_images(folder: Path) -> Iterator[str]:
-    for place in (folder, folder.absolute().parent):
-        if (place / IMAGE_LIST).is_file():
-            for line in io.StringIO(_read_text(place / IMAGE_LIST), newline="\n"):
-                if line.strip():
-                    yield line.rstrip("\r\n")
-            return
-
-
-def _names_beside(folder: Path) -> dict[int, str]:
-    for place in (folder, folder.absolute().parent):
-        for name in YAMLS:
-            if (place / name).is_file():
-                return names_of(load_yaml(place / name), place / name)
-        for name in NAME_LISTS:
-            if (place / name).is_file():
-                lines = [line.strip() for line in _read_text(place / name).split("\n")]
-                return {number: line for number, line in enumerate(lines) if line}
-    return {}
-
-
-def _read_text(path: Path) -> str:
+def _is_copy(path: Path, of: Path | None) -> bool:
+    """Whether a file holds just what another does, as `yolo_write` writes some labels twice."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise RelayError(f"{path}: not readable UTF-8 text ({error}); write it again.") from error
+        return of is not None and filecmp.cmp(path, of, shallow=False)
+    except OSError:
+        return False

@@ -1,6 +1,7 @@
 """YOLO, written as a detection dataset: a box per line. See `yolo` for the format.
 
-    labels/<source>/<path>.txt    an empty file where an image has no object
+    labels/<source>/<path>.txt    an empty file where an image has no object; once more where
+                                  Ultralytics seeks it, if a folder in <path> is called images
     data.yaml                     the classes, counted from 0, and `images` as train and val
     images.txt                    "<source>/<path>" of each image, one a line
 
@@ -37,8 +38,8 @@ _NOTES = {
     ),
     "yolo-images-folder": (
         "warning",
-        "images lie in a folder called images, for which Ultralytics seeks labels elsewhere",
-        "kept",
+        "images lie in a folder called images, for which Ultralytics seeks labels beside it",
+        "labels written there too, below images",
     ),
     "yolo-polygon": ("info", "objects have a segmentation", "box written"),
     "yolo-area": ("info", "objects have an area that is not their box's", "left out"),
@@ -81,12 +82,15 @@ def write(dataset: Dataset, put: Callable[[str, bytes], None]) -> list[Finding]:
             if not annotation.iscrowd:
                 numbers = _numbers(annotation, image)
                 lines.append(f"{classes[annotation.category_id]} {numbers}\n")
-        put(f"labels/{without_suffix(image.file_name)}.txt", "".join(lines).encode())
+        for path in _label_paths(image.file_name):
+            put(path, "".join(lines).encode())
         listed.append(image.file_name)
     put("images.txt", "".join(f"{name}\n" for name in listed).encode())
     names = {place: category.name for place, category in enumerate(dataset.categories)}
     content = {"train": "images", "val": "images", "names": names}
-    text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=float("inf"))
+    # Unescaped, YAML would read its own line ends in a name as a space.
+    plain = not any(end in name for name in names.values() for end in "\x85\u2028\u2029")
+    text = yaml.safe_dump(content, allow_unicode=plain, sort_keys=False, width=float("inf"))
     put("data.yaml", f"{_HEAD}{text}".encode())
     _count_losses(dataset, counts)
     return [
@@ -110,6 +114,18 @@ def _check_names(dataset: Dataset) -> None:
     for category in dataset.categories:
         if not is_unicode(category.name):
             raise RelayError(f"yolo: the category name {category.name!r} is not text; rename it.")
+
+
+def _label_paths(name: str) -> list[str]:
+    """Where to write the labels of an image: in labels, and where Ultralytics seeks them."""
+    stem = without_suffix(name)
+    *folders, last = stem.split("/")
+    own = f"labels/{stem}.txt"
+    if "images" not in folders:
+        return [own]
+    # Its rule: in the path images/<name>, the last folder called images becomes labels.
+    at = len(folders) - 1 - folders[::-1].index("images")
+    return [own, "/".join(["images", *folders[:at], "labels", *folders[at + 1 :], f"{last}.txt"])]
 
 
 def _numbers(annotation: Annotation, image: Image) -> str:
@@ -144,6 +160,6 @@ def _count_losses(dataset: Dataset, counts: Counter[str]) -> None:
         links = (image.license, image.coco_url, image.flickr_url, image.date_captured)
         counts["yolo-licence"] += any(value is not UNSET for value in links)
         counts["yolo-extra"] += bool(image.extra)
-        counts["yolo-images-folder"] += "/images/" in image.file_name
+        counts["yolo-images-folder"] += len(_label_paths(image.file_name)) > 1
     for category in dataset.categories:
         counts["yolo-category"] += category.supercategory is not UNSET or bool(category.extra)

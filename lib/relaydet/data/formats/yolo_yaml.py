@@ -15,7 +15,7 @@ import yaml
 from relaydet.data.formats.text import is_unicode
 from relaydet.errors import RelayError
 
-MAX_BYTES = 1 << 18
+MAX_BYTES = 1 << 16
 MAX_DEPTH = 16
 MAX_DIGITS = 6
 
@@ -27,11 +27,14 @@ def load_yaml(path: Path) -> dict[str, Any]:
         RelayError: it cannot be read, is not YAML, has an alias, or is no mapping.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise RelayError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
     if len(data) > MAX_BYTES:
-        raise RelayError(f"{path}: {len(data)} bytes are too many for a data.yaml; check the path.")
+        raise RelayError(
+            f"{path}: more than {MAX_BYTES} bytes are too many for a data.yaml; check the path."
+        )
     try:
         text = data.decode("utf-8-sig")
         _refuse_bombs(text, path)
