@@ -1,7 +1,6 @@
 """The notebooks, headless as papermill runs them, on a tiny demo set."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
@@ -35,7 +34,9 @@ def pictures(path: Path) -> int:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks")
-    return folder, [asdict(source) for source in write_demo(folder / "scenes", sizes=(8, 4, 4))]
+    keys = ("name", "format", "annotations", "images", "licence")
+    sources = write_demo(folder / "scenes", sizes=(8, 4, 4))
+    return folder, [{key: getattr(source, key) for key in keys} for source in sources]
 
 
 def test_the_three_notebooks_one_after_the_other(demo):
@@ -43,7 +44,10 @@ def test_the_three_notebooks_one_after_the_other(demo):
     store = str(folder / "store")
     merged = run("1_merge_data", folder, SOURCES=[street, search], STORE=store)
     assert "merged" in merged
-    assert pictures(folder / "1_merge_data.ipynb") == 3
+    # Samples of two sources, the offset of one, two charts, and the browser as a still picture.
+    assert pictures(folder / "1_merge_data.ipynb") == 6
+    run("1_merge_data", folder, DATASET="held", SOURCES=[inhouse], STORE=store, SPLIT={"b": 0.5})
+    assert (folder / "store/datasets/held_b/annotations.json").is_file()
     run("1_merge_data", folder, DATASET="demo_heldout", SOURCES=[inhouse], STORE=store)
 
     short = {"STORE": store, "EPOCHS": 1, "IMAGE_SIZE": 64, "BATCH_SIZE": 4}
