@@ -78,7 +78,7 @@ class MergeConfig:
     formats: tuple[str, ...] = ()
     """Formats to write beside COCO: yolo, voc."""
     duplicates: Literal["keep", "drop"] = "keep"
-    """What to do with an image that is there already, and with a box that is: keep or drop it."""
+    """Keep or drop an image that is there already, and an annotation that is repeated in full."""
     near_duplicates: bool = False
     """Look for images that only seem the same (scaled, compressed again) as well."""
     strict: bool = False
