@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 
@@ -14,7 +15,9 @@ from pycocotools.cocoeval import COCOeval
 from relaydet.errors import RelayError
 from relaydet.evaluation.score import score, score_per_source
 
-ENGINES = ("pycocotools", "hotcoco")
+HAS_HOTCOCO = importlib.util.find_spec("hotcoco") is not None
+needs_hotcoco = pytest.mark.skipif(not HAS_HOTCOCO, reason="hotcoco (extra `fast`) is not here")
+ENGINES = ("pycocotools", pytest.param("hotcoco", marks=needs_hotcoco))
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -109,13 +112,14 @@ def random_case(seed: int, categories: int = 3) -> tuple[dict, list[dict]]:
     return truth, [detections[i] for i in order]
 
 
+@needs_hotcoco
 @pytest.mark.parametrize("seed", range(12))
 def test_random_cases_equal_pycocotools(seed):
     truth, detections = random_case(seed, categories=1 + seed % 4)
     kept = json.dumps([truth, detections])
     reference = pycocotools_stats(truth, detections)
     assert 0 < reference["AP"] < 1
-    ours, fast = (score(truth, detections, engine) for engine in ENGINES)
+    ours, fast = (score(truth, detections, engine) for engine in ("pycocotools", "hotcoco"))
     assert ours.metrics == reference
     assert fast.metrics == pytest.approx(reference, abs=1e-12, rel=0)
     np.testing.assert_allclose(fast.precision_TRKAM, ours.precision_TRKAM, rtol=0, atol=1e-12)
@@ -212,6 +216,7 @@ def with_ids(*ids) -> dict:
     return one_object(annotations=[{**annotation, "id": i} for i in ids])
 
 
+@needs_hotcoco
 @pytest.mark.parametrize(
     ("truth", "asked", "engine", "reason"),
     [
@@ -230,6 +235,7 @@ def test_the_engine_is_chosen_and_told(truth, asked, engine, reason):
     assert found.metrics == pycocotools_stats(truth, [FOUND])
 
 
+@needs_hotcoco
 def test_verify_compares_with_pycocotools(monkeypatch):
     truth, detections = random_case(2)
     assert "verified against pycocotools" in score(truth, detections, verify=True).engine
