@@ -50,12 +50,10 @@ def places(dataset: Dataset) -> Places:
     """
     names = [image.source or "" for image in dataset.images]
     position_of = {name: position for position, name in enumerate(dict.fromkeys(names))}
-    row_of = {image.id: row for row, image in enumerate(dataset.images)}
-    ids = [annotation.image_id for annotation in dataset.annotations]
     return Places(
         tuple(position_of),
         np.fromiter(map(position_of.__getitem__, names), np.int64, len(names)),
-        np.fromiter(map(row_of.__getitem__, ids), np.int64, len(ids)),
+        dataset.image_rows_N,
     )
 
 

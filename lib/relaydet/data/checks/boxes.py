@@ -31,8 +31,6 @@ THIN_RATIO = 20.0
 WHOLE_IMAGE = 0.99
 # `area` / box area. A mask lies inside its box, whose numbers COCO rounds to a 100th of a pixel.
 AREA_RATIO = 1.01
-# A table from image id to row is fast; it is not worth the memory for ids as large as hashes.
-MAX_TABLE_ID = 10_000_000
 
 _PROBLEMS = {
     "box-clamped": ("warning", "reaches out of the image"),
