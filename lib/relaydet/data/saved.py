@@ -18,7 +18,6 @@ from relaydet.data.formats import coco
 from relaydet.data.images import Images, open_images
 from relaydet.data.locations import is_remote
 from relaydet.errors import RelayError
-from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store
 
 
@@ -52,7 +51,7 @@ def save_dataset(
     store.write(annotations_name(name), coco.iter_encoded(dataset))
 
 
-def load_dataset(store: LocalStore, name: str) -> SavedDataset:
+def load_dataset(store: Store, name: str) -> SavedDataset:
     """Read a dataset that a merge wrote.
 
     Raises:
@@ -61,7 +60,8 @@ def load_dataset(store: LocalStore, name: str) -> SavedDataset:
     if not store.exists(annotations_name(name)):
         raise RelayError(
             f"{store.describe(annotations_name(name))}: there is no dataset {name!r} in this"
-            " store; make it with 1_merge_data (or relaydet merge), or set DATASET or STORE."
+            " store; make it with 1_merge_data (or relaydet merge), or set DATASET, STORE or, in"
+            " training, RESUME_FROM."
         )
     data = store.read(annotations_name(name))
     dataset, findings = coco.decode(data, name, store.describe(annotations_name(name)))
@@ -119,8 +119,10 @@ def open_sources(
     return opened
 
 
-def _located(store: LocalStore, location: str) -> str:
-    return location if is_remote(location) else str(store.path(location))
+def _located(store: Store, location: str) -> str:
+    if is_remote(location) or Path(location).is_absolute():
+        return location
+    return store.place(location)
 
 
 def _names_images(sources: Any) -> bool:
@@ -130,14 +132,17 @@ def _names_images(sources: Any) -> bool:
     )
 
 
-def portable(store: LocalStore, location: str) -> str:
+def portable(store: Store, location: str) -> str:
     """A location as info.sources records it: relative where it lies inside the store.
 
     The store may be mounted elsewhere the next time; what lies inside it moves along.
     """
+    top = store.place("")
+    if is_remote(top) and location.startswith(top):
+        return location[len(top) :]
     if is_remote(location):
         return location
     # Links followed, so that another way to the same place is known for one.
-    path, root = (Path(os.path.realpath(place)) for place in (location, store.root))
+    path, root = (Path(os.path.realpath(place)) for place in (location, top))
     inside = path.is_relative_to(root)
     return path.relative_to(root).as_posix() if inside else str(Path(location).absolute())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,25 +13,35 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relaydet.errors import RelayError
+from relaydet.storage.troubles import away, on_drive, store_trouble
 
 TEMPORARY = ".part"
 STALE_SECONDS = 3600
+BLOCK = 1 << 20
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class LocalStore:
     """Files below one folder, each written whole: temporary file, fsync, rename.
 
-    The folder itself is made by the first write.
+    The folder itself is made by the first write. If it goes away later, as a mounted Drive may, it
+    is not made again: files would then land on this machine's own disk, below the mount.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.root = Path(folder).expanduser().absolute()
         self.location = str(folder)
-        there = next(path for path in (self.root, *self.root.parents) if path.exists())
-        if not there.is_dir():
+        try:
+            there = next(path for path in (self.root, *self.root.parents) if _mode(path))
+            is_folder = stat.S_ISDIR(_mode(there))
+        except OSError as error:
+            raise store_trouble(self.root, "be reached", error) from error
+        if not is_folder:
             raise RelayError(
                 f"STORE {folder}: cannot be a folder, since {there} is a file; choose another."
             )
+        self._seen = there == self.root
 
     def path(self, name: str) -> Path:
         """Where a file of that name is."""
@@ -38,9 +50,13 @@ class LocalStore:
     def read(self, name: str) -> bytes:
         """The bytes of a file."""
         try:
+            self._look()
             return self.path(name).read_bytes()
         except OSError as error:
-            raise RelayError(f"{self.path(name)}: cannot be read ({error.strerror}).") from error
+            if error.errno in (*_ABSENT, errno.EISDIR):
+                reason = f"{self.path(name)}: cannot be read ({error.strerror})."
+                raise RelayError(reason) from error
+            raise store_trouble(self.path(name), "be read", error) from error
 
     def write(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> None:
         """Put a whole file; what was there stays until the new one is safely on the disk.
@@ -50,27 +66,73 @@ class LocalStore:
         Temporary files that a killed process left in that folder an hour ago or more are removed.
         """
         target = self.path(name)
+        with self._whole(target, [data] if isinstance(data, bytes) else data) as temporary:
+            temporary.replace(target)
+
+    def create(self, name: str, data: bytes | Path) -> bool:
+        """Put a whole file where none is; of those who try at once, one succeeds.
+
+        On a mounted Drive only those on one machine are kept apart: another machine sees the file
+        when Drive has uploaded it and told so, half a minute later or more.
+        """
+        target = self.path(name)
+        if self.exists(name):
+            return False
+        pieces = [data] if isinstance(data, bytes) else _blocks(data)
+        with self._whole(target, pieces) as temporary:
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return _create_without_links(temporary, target)
+        return True
+
+    def differs(self, name: str, original: Path) -> str:
+        """What is wrong with a stored file, beside the one it was made from; empty where nothing.
+
+        On a mounted Drive this reads what Drive has taken, which it uploads later.
+        """
+        try:
+            self._look()
+            size, wanted = self.path(name).stat().st_size, original.stat().st_size
+            if size != wanted:
+                return f"it has {size} of {wanted} bytes"
+            with self.path(name).open("rb") as stored:
+                same = all(stored.read(BLOCK) == block for block in _blocks(original))
+            return "" if same else "its bytes are others"
+        except FileNotFoundError:
+            return "it is not there"
+        except OSError as error:
+            raise store_trouble(self.path(name), "be read", error) from error
+
+    @contextmanager
+    def _whole(self, target: Path, pieces: Iterable[bytes | memoryview]) -> Iterator[Path]:
+        """A temporary file beside a target that holds all the pieces, to be renamed or linked."""
         temporary = None
         try:
+            self._look()
             target.parent.mkdir(parents=True, exist_ok=True)
+            self._seen = True
             _remove_stale(target.parent)
-            handle, temporary = tempfile.mkstemp(
+            handle, path = tempfile.mkstemp(
                 dir=target.parent, prefix=f".{target.name}.", suffix=TEMPORARY
             )
+            temporary = Path(path)
             with os.fdopen(handle, "wb") as file:
-                file.writelines([data] if isinstance(data, bytes) else data)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(target)
+            temporary.chmod(0o644)
+            yield temporary
             _sync_folder(target.parent)
         except OSError as error:
+            raise store_trouble(target, "be written", error) from error
+        finally:
             if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
-            raise RelayError(
-                f"{target}: cannot be written ({error.strerror}); free space or choose another"
-                " STORE."
-            ) from error
+                _forget(temporary)
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Callable[[str, bytes], None]]:
@@ -84,7 +146,9 @@ class LocalStore:
         target = self.path(name)
         temporary = None
         try:
+            self._look()
             self.root.mkdir(parents=True, exist_ok=True)
+            self._seen = True
             _remove_stale(self.root)
             temporary = Path(
                 tempfile.mkdtemp(dir=self.root, prefix=f".{target.name}.", suffix=TEMPORARY)
@@ -100,47 +164,110 @@ class LocalStore:
             target.parent.mkdir(parents=True, exist_ok=True)
             _exchange(temporary, target)
         except OSError as error:
-            raise RelayError(
-                f"{target}: cannot be written ({error.strerror}); free space or choose another"
-                " STORE."
-            ) from error
+            raise store_trouble(target, "be written", error) from error
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def names(self, prefix: str) -> list[str]:
         """Names of the files in a folder (not below it), sorted; temporary files are left out."""
-        folder = self.path(prefix)
-        if not folder.is_dir():
-            return []
-        files = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-        return sorted(f"{prefix.rstrip('/')}/{p.name}" for p in files)
+        return self._entries(prefix, stat.S_ISREG)
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders in a folder (not below it), sorted."""
+        return self._entries(prefix, stat.S_ISDIR)
+
+    def _entries(self, prefix: str, is_wanted: Callable[[int], bool]) -> list[str]:
+        """Not by `Path.is_dir`: to it, a mount that has died is a folder with nothing in it."""
         folder = self.path(prefix)
-        if not folder.is_dir():
-            return []
-        found = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-        return sorted(f"{prefix.rstrip('/')}/{p.name}" for p in found)
+        try:
+            self._look()
+            entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+            found = [path.name for path in entries if is_wanted(_mode(path))]
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return []
+            raise store_trouble(folder, "be listed", error) from error
+        return sorted(f"{prefix.rstrip('/')}/{entry}" for entry in found)
 
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
-        return self.path(name).is_file()
+        try:
+            self._look()
+            return stat.S_ISREG(_mode(self.path(name)))
+        except OSError as error:
+            raise store_trouble(self.path(name), "be reached", error) from error
 
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; none there is fine."""
+        path = self.path(name)
         try:
-            _remove(self.path(name))
+            self._look()
+            if on_drive(path):
+                _empty(path)
+            _remove(path)
         except OSError as error:
-            raise RelayError(
-                f"{self.path(name)}: cannot be removed ({error.strerror}); check who may write"
-                " there, or choose another STORE."
-            ) from error
+            raise store_trouble(path, "be removed", error) from error
+
+    def place(self, name: str) -> str:
+        """The name as a location that can be opened from anywhere on this machine."""
+        return str(self.path(name))
+
+    def _look(self) -> None:
+        """Notice that the folder, once seen, is not there any more."""
+        seen = self._seen  # before the look: another thread may make the folder meanwhile
+        there = stat.S_ISDIR(_mode(self.root))
+        if seen and not there:
+            raise away(self.root)
+        self._seen = self._seen or there
 
     def describe(self, name: str) -> str:
         """The name as a person would open it."""
         return str(Path(self.location) / name)
+
+
+def _mode(path: Path) -> int:
+    """Kind and permissions; 0 where there is nothing. Any other trouble is raised."""
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return 0
+        raise
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from iter(lambda: file.read(BLOCK), b"")
+
+
+def _create_without_links(temporary: Path, target: Path) -> bool:
+    """Where a mount knows no hard links: exclusive still, but a kill may leave half a file."""
+    try:
+        with target.open("xb") as file:
+            file.writelines(_blocks(temporary))
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return False
+    return True
+
+
+def _forget(temporary: Path) -> None:
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError:  # the mount went away under it; `_remove_stale` finds it another day
+        return
+
+
+def _empty(path: Path) -> None:
+    """Drive moves what is deleted into its trash, where it takes its space for 30 days more.
+
+    Links are left alone: to Drive a link is a shortcut, and what it leads to is not deleted.
+    """
+    for file in path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]:
+        if file.is_file() and not file.is_symlink():
+            os.truncate(file, 0)
 
 
 def _exchange(new: Path, target: Path) -> None:
@@ -167,8 +294,11 @@ def _remove(path: Path) -> None:
 def _remove_stale(folder: Path) -> None:
     """Killed sessions would otherwise fill the disk with halves of checkpoints."""
     for path in folder.glob(f".*{TEMPORARY}"):
-        if time.time() - path.stat().st_mtime > STALE_SECONDS:
-            _remove(path)
+        try:
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                _remove(path)
+        except FileNotFoundError:  # another session was faster
+            continue
 
 
 def _sync_folder(folder: Path) -> None:
