@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from relaydet.config import DEMO, MergeConfig, SourceConfig, check_name, check_seed, parse_images
 from relaydet.data import merge as merging
@@ -20,8 +21,9 @@ from relaydet.data.saved import annotations_name, load_dataset, portable, save_d
 from relaydet.data.split import parse_split, split
 from relaydet.data.statistics import statistics_table, summarise, summarise_sources
 from relaydet.errors import RelayError
+from relaydet.storage.cache import cache_root
 from relaydet.storage.local import LocalStore
-from relaydet.storage.store import open_store
+from relaydet.storage.store import Store, open_store
 from relaydet.viewing.charts import distribution_charts
 from relaydet.viewing.pictures import Picture, png
 from relaydet.viewing.progress import bar, progress
@@ -77,14 +79,18 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> MergeResul
     return _merge_into(store, config, choose_sources(config), say)
 
 
-def _merge_demo(store: LocalStore, config: MergeConfig, say: Callable[[str], None]) -> MergeResult:
+def _merge_demo(store: Store, config: MergeConfig, say: Callable[[str], None]) -> MergeResult:
+    folder = store.path("") if isinstance(store, LocalStore) else cache_root()
     try:
-        *sources, heldout = write_demo(store.path(DEMO_FOLDER), progress=progress("drawing scenes"))
+        drawn = write_demo(folder / DEMO_FOLDER, progress=progress("drawing scenes"))
     except OSError as error:
         raise RelayError(
             f"STORE {config.store}: the demo set cannot be written ({error.strerror}); free space"
             " or choose another folder."
         ) from error
+    *sources, heldout = (
+        drawn if isinstance(store, LocalStore) else _carry_demo(store, folder, drawn)
+    )
     name = f"{config.dataset}_heldout"
     config = replace(config, sources=tuple(sources), categories=config.categories or ("person",))
     chosen = choose_sources(config)
@@ -92,6 +98,23 @@ def _merge_demo(store: LocalStore, config: MergeConfig, say: Callable[[str], Non
     _merge_into(store, plain, [heldout], say)
     compared = replace(config, held_out=tuple(dict.fromkeys((*config.held_out, name))))
     return _merge_into(store, compared, chosen, say)
+
+
+def _carry_demo(store: Store, folder: Path, sources: Sequence[SourceConfig]) -> list[SourceConfig]:
+    """Put the demo's scenes into a bucket, where every other machine finds them."""
+    mark = f"{DEMO_FOLDER}/demo.json"
+    drawn = (folder / mark).read_bytes()
+    if not store.exists(mark) or store.read(mark) != drawn:
+        for source in sources:
+            place = Path(source.images).relative_to(folder).as_posix()
+            files = sorted(Path(source.images).iterdir())
+            for file in progress(f"carrying {source.name} to the store")(files):
+                store.write(f"{place}/{file.name}", file.read_bytes())
+        store.write(mark, drawn)
+    return [
+        replace(source, images=store.place(Path(source.images).relative_to(folder).as_posix()))
+        for source in sources
+    ]
 
 
 def _check_parameters(config: MergeConfig) -> None:
@@ -116,7 +139,7 @@ def _part_names(config: MergeConfig) -> list[str]:
 
 
 def _merge_into(
-    store: LocalStore,
+    store: Store,
     config: MergeConfig,
     sources: Sequence[SourceConfig],
     say: Callable[[str], None],
@@ -155,7 +178,7 @@ def _merge_into(
     return result
 
 
-def _as_recorded(store: LocalStore, source: SourceConfig) -> SourceConfig:
+def _as_recorded(store: Store, source: SourceConfig) -> SourceConfig:
     """A source as info.sources names it: places in the store from there on."""
     return replace(
         source,
@@ -187,7 +210,7 @@ def _split(
 
 
 def _write(
-    store: LocalStore,
+    store: Store,
     config: MergeConfig,
     parts: Mapping[str, Dataset],
     findings: Sequence[Finding],
@@ -211,9 +234,7 @@ def _write(
     return of_formats
 
 
-def _clear(
-    store: LocalStore, name: str, formats: Sequence[str], shown: Mapping[str, bytes]
-) -> None:
+def _clear(store: Store, name: str, formats: Sequence[str], shown: Mapping[str, bytes]) -> None:
     """Remove what an earlier merge wrote there and this one does not: it would be of other data."""
     for picture in store.names(f"datasets/{name}"):
         if picture.endswith(".png") and picture not in shown:
