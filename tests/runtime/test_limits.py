@@ -1,86 +1,81 @@
-"""When to stop: deadlines and signals become a request, and the handlers are put back."""
+"""When a session has to be over: MAX_MINUTES, else the runtime's limit, else never."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 
 import pytest
 
-from relaydet.runtime.limits import StopRequest, stop_on_signals
+from relaydet.runtime import limits
+from relaydet.runtime.detect import Runtime
+from relaydet.runtime.limits import LIMITS, RUNTIME_MARGIN_SECONDS, find_deadline
 
-HANDLED = (signal.SIGINT, signal.SIGTERM)
+HOUR = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+
+
+def runtime(name: str) -> Runtime:
+    return Runtime(name, "by the test")
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("minutes", [0.0, 2.5, 6000.0])
+def test_max_minutes_goes_first(name, minutes):
+    deadline = find_deadline(runtime(name), minutes, uptime=11 * HOUR)
+    assert deadline.at == 1000 + 60 * minutes
+    assert deadline.reason == f"MAX_MINUTES={minutes:g}"
+    assert deadline.margin == 0, "the user has thought of that"
+
+
+@pytest.mark.parametrize("name", ["colab", "kaggle"])
+@pytest.mark.parametrize(
+    ("uptime", "left"),
+    [
+        pytest.param(0.0, 12 * HOUR, id="just started"),
+        pytest.param(90.0, 12 * HOUR - 90, id="after a minute and a half"),
+        pytest.param(11.99 * HOUR, 0.01 * HOUR, id="nearly over"),
+    ],
+)
+def test_a_runtime_that_ends_sessions_is_counted_from_the_machines_start(name, uptime, left):
+    deadline = find_deadline(runtime(name), None, uptime)
+    assert deadline.at == pytest.approx(1000 + left)
+    assert deadline.reason == f"{name}'s limit of 12 h, counted from the machine's start"
+    assert deadline.margin == RUNTIME_MARGIN_SECONDS
+
+
+@pytest.mark.parametrize("uptime", [12 * HOUR, 1000 * HOUR])
+def test_a_machine_that_is_older_than_the_limit_tells_nothing(uptime):
+    assert find_deadline(runtime("colab"), None, uptime) is None
+
+
+@pytest.mark.parametrize("name", ["local", "gcp_notebook", "vertex_job", "colab_enterprise"])
+def test_a_runtime_without_a_limit_has_no_deadline(name):
+    assert find_deadline(runtime(name), None, uptime=60.0) is None
 
 
 @pytest.mark.parametrize(
-    ("max_minutes", "seconds", "reason"),
+    ("text", "at"),
     [
-        pytest.param(None, 1e9, None, id="no limit"),
-        pytest.param(2.0, 119.0, None, id="not yet"),
-        pytest.param(2.0, 120.0, "MAX_MINUTES=2 are over", id="over"),
-        pytest.param(0.5, 31.0, "MAX_MINUTES=0.5 are over", id="half a minute"),
-        pytest.param(0.0, 0.0, "MAX_MINUTES=0 are over", id="none at all"),
+        pytest.param("3600.25 7000.00\n", 1000 + 11 * HOUR - 0.25, id="an hour"),
+        pytest.param("", None, id="empty"),
+        pytest.param("up 3 days", None, id="words"),
+        pytest.param(None, None, id="no such file"),
     ],
 )
-def test_the_deadline(monkeypatch, max_minutes, seconds, reason):
-    clock = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    stop = StopRequest(max_minutes)
-    clock[0] += seconds
-    assert bool(stop) == (reason is not None)
-    assert stop.reason == reason
+def test_the_kernel_is_asked_how_long_it_has_been_up(tmp_path, monkeypatch, text, at):
+    file = tmp_path / "uptime"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(limits, "_UPTIME", file)
+    deadline = find_deadline(runtime("kaggle"), None)
+    assert (deadline and deadline.at) == at
 
 
-def test_the_first_reason_stays():
-    stop = StopRequest(max_minutes=0)
-    stop.ask("the disk is full")
-    stop.ask("later")
-    assert stop
-    assert stop.reason == "the disk is full"
-
-
-@pytest.mark.parametrize("number", HANDLED, ids=lambda number: number.name)
-def test_a_signal_becomes_a_request(number):
-    before = [signal.getsignal(n) for n in HANDLED]
-    stop = StopRequest()
-    with stop_on_signals(stop):
-        assert not stop
-        signal.raise_signal(number)
-        assert stop
-        assert stop.reason == f"stopped by {number.name}"
-    assert [signal.getsignal(n) for n in HANDLED] == before
-
-
-def test_a_second_ctrl_c_interrupts_and_the_handlers_are_put_back():
-    before = [signal.getsignal(n) for n in HANDLED]
-
-    def press_twice():
-        with stop_on_signals(StopRequest()):
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        press_twice()
-    assert [signal.getsignal(n) for n in HANDLED] == before
-
-
-def test_a_second_sigterm_changes_nothing():
-    stop = StopRequest()
-    with stop_on_signals(stop):
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-    assert stop.reason == "stopped by SIGTERM"
-
-
-def test_outside_the_main_thread_nothing_is_caught():
-    handlers = []
-
-    def work():
-        with stop_on_signals(StopRequest()):
-            handlers.extend(signal.getsignal(n) for n in HANDLED)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert handlers == [signal.getsignal(n) for n in HANDLED]
+def test_every_limit_says_where_it_comes_from():
+    for name, limit in LIMITS.items():
+        assert limit.source, name
+        assert 0 < limit.interruption_hours <= (limit.session_hours or 24), name

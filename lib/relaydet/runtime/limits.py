@@ -1,52 +1,78 @@
-"""When to stop: a signal from outside, or the end of the time that was given."""
+"""How long a session may last: the runtime's limits, MAX_MINUTES, and the time that is left."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from dataclasses import dataclass
+from pathlib import Path
+
+from relaydet.runtime.detect import Runtime
+
+_UPTIME = Path("/proc/uptime")
+RUNTIME_MARGIN_SECONDS = 300.0
+"""Kept free before a runtime's own limit: when exactly it counts from is not told anywhere."""
 
 
-class StopRequest:
-    """Becomes true when training should save and pause; says why."""
+@dataclass(frozen=True)
+class Limits:
+    """What a runtime allows."""
 
-    def __init__(self, max_minutes: float | None = None) -> None:
-        self.reason: str | None = None
-        self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self._max_minutes = max_minutes
-
-    def ask(self, reason: str) -> None:
-        """Ask for a stop; the first reason stays."""
-        self.reason = self.reason or reason
-
-    def __bool__(self) -> bool:
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            self.ask(f"MAX_MINUTES={self._max_minutes:g} are over")
-        return self.reason is not None
+    session_hours: float | None
+    """Longest session; None where there is no limit."""
+    interruption_hours: float
+    """How long a session may hope to live undisturbed: the idle limit where there is one."""
+    source: str
+    """Where that comes from."""
 
 
-@contextmanager
-def stop_on_signals(stop: StopRequest) -> Iterator[None]:
-    """Turn Ctrl-C, a notebook's stop button and SIGTERM into a request to pause.
+# As of 2026-11. Colab counts nobody's clicks as idle after 90 minutes, whatever the GPU does.
+LIMITS = {
+    "colab": Limits(12, 1.5, "12 h at most and 90 min idle, by Colab's FAQ"),
+    "colab_enterprise": Limits(None, 3, "3 h idle, Colab Enterprise's default"),
+    "kaggle": Limits(12, 6, "12 h at most, by Kaggle's documentation; half of it, by assumption"),
+    "gcp_notebook": Limits(None, 3, "3 h idle, Workbench's default"),
+    "vertex_job": Limits(None, 24, "a day without a spot machine being taken, by assumption"),
+    "local": Limits(None, 24, "a day without a power cut, by assumption"),
+}
 
-    A second Ctrl-C interrupts at once. Signals can only be caught in the main thread; elsewhere
-    this does nothing.
+
+@dataclass(frozen=True)
+class Deadline:
+    """When a session has to be over."""
+
+    at: float
+    """On the clock of `time.monotonic`, in seconds."""
+    reason: str
+    """What ends then, for the user."""
+    margin: float = 0.0
+    """Seconds that are to be kept free before it."""
+
+
+def find_deadline(
+    runtime: Runtime, max_minutes: float | None, uptime: float | None = None
+) -> Deadline | None:
+    """When this session has to be over, counted from this call; None where nothing says so.
+
+    Args:
+        runtime: where it runs.
+        max_minutes: what the user allows, which goes before the runtime's own limit.
+        uptime: seconds since the machine was started; None asks the kernel.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    now = time.monotonic()
+    if max_minutes is not None:
+        return Deadline(now + 60 * max_minutes, f"MAX_MINUTES={max_minutes:g}")
+    hours = LIMITS[runtime.name].session_hours
+    uptime = _uptime() if uptime is None else uptime
+    if hours is None or uptime is None or uptime >= 3600 * hours:
+        return None  # beyond the limit, the machine's start says nothing about the session's
+    left = 3600 * hours - uptime
+    reason = f"{runtime.name}'s limit of {hours:g} h, counted from the machine's start"
+    return Deadline(now + left, reason, RUNTIME_MARGIN_SECONDS)
 
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.reason is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.ask(f"stopped by {signal.Signals(number).name}")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+def _uptime() -> float | None:
+    """Seconds since the kernel started; None where it does not tell."""
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return float(_UPTIME.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,0 +1,62 @@
+"""When to stop: a signal from outside, a lost lease, or the end of the time that was given."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from relaydet.runtime.limits import Deadline
+
+
+class StopRequest:
+    """Becomes true when training should save and pause; says why."""
+
+    def __init__(self, deadline: Deadline | None = None) -> None:
+        self.reason: str | None = None
+        self.reserve = 0.0
+        """Seconds that the last save takes, as far as is known: it stops so much earlier."""
+        self.deadline = deadline
+
+    def ask(self, reason: str) -> None:
+        """Ask for a stop; the first reason stays."""
+        self.reason = self.reason or reason
+
+    def seconds_left(self) -> float:
+        """Seconds until it stops by itself; infinite without a deadline."""
+        if self.deadline is None:
+            return float("inf")
+        return self.deadline.at - self.deadline.margin - self.reserve - time.monotonic()
+
+    def __bool__(self) -> bool:
+        if self.deadline is not None and self.seconds_left() <= 0:
+            kept = self.deadline.margin + self.reserve
+            self.ask(f"{self.deadline.reason} is over, but for {kept:.0f} s to save in")
+        return self.reason is not None
+
+
+@contextmanager
+def stop_on_signals(stop: StopRequest) -> Iterator[None]:
+    """Turn Ctrl-C, a notebook's stop button and SIGTERM into a request to pause.
+
+    A second Ctrl-C interrupts at once. Signals can only be caught in the main thread; elsewhere
+    this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.reason is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.ask(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
