@@ -160,3 +160,31 @@ def test_an_interrupted_detector_ends_with_the_same_bits():
     whole, _ = real_steps(batches, 0)
     resumed, _ = real_steps(batches[1:], 1, real_steps(batches[:1], 0))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+SIZES = [(60, 80), (50, 90), (64, 64), (40, 90), (70, 72), (33, 80), (64, 90), (60, 61)]
+
+
+def first_loss(name: str, micro_batch: int) -> float:
+    """Loss of the first step on images of many sizes, with frozen batch norms."""
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([[4.0, 4.0, 30.0, 28.0], [10.0, 5.0, 25.0, 33.0]])
+    batch = [
+        (
+            torch.randint(256, (3, *size), generator=generator).byte(),
+            {"boxes": boxes, "labels": torch.tensor([1, 1])},
+        )
+        for size in SIZES
+    ]
+    model = build_model(name, ["person"], "none", image_size=64, frozen=True).model.train()
+    (step,) = run(model, [batch], 0, micro_batch, key_samplers(model, 0))
+    return step.loss
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("small", 1e-5), ("mobilenet_v2", 2e-3)], ids=["small", "mobilenet_v2"]
+)
+def test_the_first_loss_does_not_depend_on_the_micro_batch(name, tolerance):
+    whole = first_loss(name, len(SIZES))
+    for micro_batch in (4, 3, 1):
+        assert first_loss(name, micro_batch) == pytest.approx(whole, rel=tolerance)

@@ -106,6 +106,21 @@ def test_both_samplers_of_a_detector_are_replaced():
     assert after[0].stream != after[1].stream
 
 
+@pytest.mark.parametrize("sizes", [[(3, 60, 80), (3, 90, 50)], [(3, 33, 64), (3, 64, 200)]])
+def test_each_part_is_padded_as_the_whole_batch_is(sizes):
+    model = build_model("small", ["person"], "none", image_size=64).model
+    images = [torch.zeros(size) for size in sizes]
+    whole, _ = model.transform(images)
+    position = key_samplers(model, seed=0)
+    for image in images:
+        position.begin(images)
+        alone, _ = model.transform([image])
+        assert alone.tensors.shape[1:] == whole.tensors.shape[1:]
+        position.begin([image])
+        as_theirs, _ = model.transform([image])
+        assert min(as_theirs.tensors.shape[1:]) < max(whole.tensors.shape[1:])
+
+
 def test_entering_a_position_keys_the_layers_too():
     position = Position(seed=1)
     drawn = {}

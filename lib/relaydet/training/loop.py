@@ -111,6 +111,7 @@ def _accumulate(
 ) -> dict[str, float]:
     """Forward and backward over the batch, part by part; every image weighs the same."""
     totals: dict[str, torch.Tensor] = {}
+    position.begin([image_CHW for image_CHW, _ in batch])
     for first in range(0, len(batch), micro_batch):
         part = batch[first : first + micro_batch]
         weight = len(part) / len(batch)

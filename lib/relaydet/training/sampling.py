@@ -3,17 +3,22 @@
 torchvision's RPN and RoI heads train on a random subset of anchors and proposals, drawn from the
 device's global generator: which ones depends on everything drawn before. Here each image's subset
 is a function of (seed, step, index in the optimizer batch), so it is the same after a resume, on
-another device count and with another micro-batch.
+another device count and with another micro-batch. That takes one thing more: torchvision pads the
+images of a forward pass to the largest of them, anchors lie on the padding too, and so the anchors
+to choose among would depend on what shares a micro-batch. Here all are padded to the largest image
+of the whole optimizer batch.
 
 Shape suffix: A anchors or proposals of one image.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from relaydet.randomness import keyed_seed
 
@@ -27,6 +32,17 @@ class Position:
     seed: int
     step: int = 0
     first_image: int = 0
+    transform: GeneralizedRCNNTransform | None = None
+    """The detector's; None pads each forward pass by itself."""
+    shapes: list[list[int]] = field(default_factory=list)
+    """[C, H, W] of the images of the whole optimizer batch, as they are resized."""
+
+    def begin(self, images: Sequence[torch.Tensor]) -> None:
+        """Look at all images [C, H, W] of an optimizer batch, before the first forward pass."""
+        if self.transform is not None:
+            # On the meta device torchvision's own code works out the sizes, and no pixel.
+            blanks = [torch.empty(image.shape, device="meta") for image in images]
+            self.shapes = [list(self.transform.resize(blank)[0].shape) for blank in blanks]
 
     def enter(self, step: int, first_image: int) -> None:
         """Move to a micro-batch; layers with randomness of their own (dropout) are keyed too."""
@@ -83,12 +99,14 @@ def _choose(
 
 
 def key_samplers(model: FasterRCNN, seed: int) -> Position:
-    """Replace the model's two samplers by keyed ones.
+    """Replace the model's two samplers by keyed ones, and its padding by the whole batch's.
 
     Returns:
-        The position that both read; `enter` it before each forward pass.
+        The position that they read; `begin` each batch and `enter` it before each forward pass.
     """
-    position = Position(seed)
+    position = Position(seed, transform=model.transform)
+    largest = model.transform.max_by_axis
+    model.transform.max_by_axis = lambda shapes: largest([*shapes, *position.shapes])
     for part, stream in ((model.rpn, _RPN), (model.roi_heads, _ROI_HEADS)):
         theirs = part.fg_bg_sampler
         part.fg_bg_sampler = KeyedSampler(
