@@ -49,7 +49,7 @@ class DemoConfig:
     """Make the demo set, train on it, evaluate: the three notebooks in one command."""
 
     store: str = "auto"
-    """Folder that everything is written to; auto is ./work."""
+    """Folder or gs://bucket/prefix that everything is written to; auto is ./work."""
     epochs: int | None = None
     """Passes over the training images; None takes the recipe's."""
 
@@ -59,7 +59,7 @@ class StatusConfig:
     """List the runs in a store: state, progress, time left, last AP."""
 
     store: str = "auto"
-    """Folder that the runs are in; auto is ./work."""
+    """Folder or gs://bucket/prefix that the runs are in; auto is ./work."""
     json: bool = False
     """Print JSON alone."""
 

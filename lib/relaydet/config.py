@@ -63,7 +63,7 @@ class MergeConfig:
     """Categories to keep, "old=new" to rename, "old=" to drop, "*" for all others; empty keeps all
     (of the demo set: person)."""
     store: str = "auto"
-    """Folder that everything is written to; auto is ./work."""
+    """Folder or gs://bucket/prefix that everything is written to; auto is ./work."""
     include: tuple[str, ...] = ()
     """Sources to take, by name; empty takes all."""
     exclude: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ class TrainConfig:
     include: tuple[str, ...] = ()
     """Sources of the dataset to train on; empty takes all."""
     store: str = "auto"
-    """Folder that everything is written to; auto is ./work."""
+    """Folder or gs://bucket/prefix that everything is written to; auto is ./work."""
     model: str = "auto"
     """A torchvision builder (resnet50_fpn, resnet50_fpn_v2, mobilenet_v3_large_fpn,
     mobilenet_v3_large_320_fpn), a torchvision backbone (resnet18, mobilenet_v2, ...), or small."""
@@ -118,8 +118,17 @@ class TrainConfig:
     """Seed of the sample order, the augmentation, the detector's sampling and the new weights."""
     max_minutes: float | None = None
     """Minutes after which to save and pause; None trains to the end."""
-    checkpoint_minutes: float = 10.0
-    """Minutes between checkpoints; one is also written at the end of every epoch."""
+    checkpoint_minutes: float | None = None
+    """Minutes between checkpoints, besides one at the end of every epoch; None decides from what a
+    save costs and how long a session may hope to live here."""
+    keep_last: int = 2
+    """Newest checkpoints that stay in the store, besides the best one; at least 2."""
+    keep_gigabytes: float = 5.0
+    """What all checkpoints of the run may take; the newest two stay whatever they take."""
+    take_over: bool = False
+    """Carry the run on although another session is training it; that one then stops."""
+    resume_from: str = ""
+    """Another store that has the run, which is only read: /kaggle/input/..., a folder, gs://."""
     micro_batch: int | None = None
     """Images per forward pass; gradients accumulate to batch_size. None: all at once."""
     workers: int | None = None
@@ -144,7 +153,7 @@ class EvaluateConfig:
     dataset: str = DEMO_HELDOUT
     """Name of the dataset to evaluate on."""
     store: str = "auto"
-    """Folder that everything is written to; auto is ./work."""
+    """Folder or gs://bucket/prefix that everything is written to; auto is ./work."""
     report: str = DEMO
     """Name of the report; it is written to STORE/comparisons/NAME."""
     batch_size: int = 8

@@ -1,32 +1,66 @@
 """A run that is killed, however often, ends with the weights of one that never was."""
 
+from __future__ import annotations
+
+import functools
+import multiprocessing
 import os
 import random
+import re
+import shutil
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
+from relaydet.cli import main
 from relaydet.config import MergeConfig, TrainConfig
 from relaydet.data.demo import write_demo
-from relaydet.errors import RelayError
+from relaydet.errors import RelayError, StoreError
+from relaydet.jobs import train as train_job
 from relaydet.jobs.merge import merge
 from relaydet.jobs.train import train
+from relaydet.training import saver, session
 
 EPOCHS, BATCH = 3, 4
+STEPS = 15
+FORKED = multiprocessing.get_context("forkserver")
+"""Processes of their own, which need not import torch again."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The number of threads reaches the weights' last bits, and two cores are soon taken."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        FORKED.set_forkserver_preload(["relaydet.jobs.train"])
+        forkserver.ensure_running()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store with a tiny dataset in it."""
+    """A store with a tiny dataset in it; its images are elsewhere."""
     folder = tmp_path_factory.mktemp("store")
-    street, search, _ = write_demo(folder / "demo_scenes", sizes=(14, 6, 2))
+    street, search, _ = write_demo(tmp_path_factory.mktemp("scenes"), sizes=(14, 6, 2))
     merge(MergeConfig("tiny", (street, search), ("person",), str(folder)), say=lambda _: None)
     return folder
+
+
+@pytest.fixture
+def own_store(store, tmp_path):
+    """A store of the test's own with the dataset in it, to be moved about and damaged."""
+    shutil.copytree(store / "datasets", tmp_path / "store" / "datasets")
+    return tmp_path / "store"
 
 
 def config(store: Path, run: str, **changes) -> TrainConfig:
@@ -40,7 +74,7 @@ def config(store: Path, run: str, **changes) -> TrainConfig:
             "batch_size": BATCH,
             "image_size": 64,
             "device": "cpu",
-            "workers": 2,
+            "workers": 0,
             **changes,
         }
     )
@@ -50,9 +84,22 @@ def train_quietly(config: TrainConfig):
     return train(config, say=lambda _: None)
 
 
+def read(store: Path, run: str, file: str) -> dict:
+    return msgspec.json.decode((store / "runs" / run / file).read_bytes())
+
+
 def weights_hash(store: Path, run: str) -> str:
-    facts = msgspec.json.decode((store / "runs" / run / "model.json").read_bytes())
-    return facts["sha256"]
+    return read(store, run, "model.json")["sha256"]
+
+
+def checkpoints(store: Path, run: str) -> list[int]:
+    """Steps, in order."""
+    folder = store / "runs" / run / "checkpoints"
+    return sorted(int(path.stem.split("-")[1]) for path in folder.glob("step-*.json"))
+
+
+def tree(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -62,61 +109,135 @@ def uninterrupted(store):
     return weights_hash(store, "whole")
 
 
-def start(config: TrainConfig) -> subprocess.Popen:
-    """Train in a process of its own, saving after every step."""
-    flags = [
-        "--run", config.run, "--dataset", config.dataset, "--store", config.store,
-        "--model", config.model, "--epochs", str(config.epochs),
-        "--batch-size", str(config.batch_size), "--image-size", str(config.image_size),
-        "--device", "cpu", "--workers", str(config.workers), "--checkpoint-minutes", "0.001",
-    ]  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-m", "relaydet.cli", "train", *flags],
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def run_session(flags: list[str], cache: str, output: str, lease_seconds: float) -> None:
+    """What a process of its own does: `relaydet train`, with a lease of another length."""
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # for its loader processes
+    with Path(output).open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ["RELAYDET_CACHE"] = cache
+    torch.set_num_threads(1)
+    train_job.acquire = functools.partial(train_job.acquire, life=lease_seconds)
+    sys.exit(main(["train", *flags]))
 
 
-def wait_for_checkpoint(store: Path, run: str, process: subprocess.Popen, newer_than: int) -> int:
-    """Step of the first checkpoint beyond a step; 0 once the process has ended."""
-    folder = store / "runs" / run / "checkpoints"
-    while process.poll() is None:
-        steps = [int(path.stem.split("-")[1]) for path in folder.glob("step-*.json")]
-        if max(steps, default=0) > newer_than:
-            return max(steps)
-        time.sleep(0.02)
-    return 0
+class Started:
+    """A session in a process of its own, which saves after every step."""
+
+    def __init__(self, config: TrainConfig, output: Path, lease_seconds: float = 180.0) -> None:
+        flags = [
+            "--run", config.run, "--dataset", config.dataset, "--store", config.store,
+            "--model", config.model, "--epochs", str(config.epochs),
+            "--batch-size", str(config.batch_size), "--image-size", str(config.image_size),
+            "--device", "cpu", "--workers", str(config.workers), "--checkpoint-minutes", "0.001",
+        ]  # fmt: skip
+        self.store, self.run, self._output = Path(config.store), config.run, output
+        self._process = FORKED.Process(
+            target=run_session,
+            args=(flags, os.environ["RELAYDET_CACHE"], str(output), lease_seconds),
+        )
+        self._process.start()
+
+    def is_alive(self) -> bool:
+        return self._process.exitcode is None
+
+    def wait_for_checkpoint(self, newer_than: int) -> int:
+        """Step of the first checkpoint beyond a step; 0 once the process has ended."""
+        while self.is_alive():
+            step = max(checkpoints(self.store, self.run), default=0)
+            if step > newer_than:
+                return step
+            time.sleep(0.02)
+        return 0
+
+    def kill(self) -> bool:
+        """SIGKILL, its loader processes too; returns whether it was still alive."""
+        alive = self.is_alive()
+        if alive:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.join()
+        return alive
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def wait(self) -> tuple[int, str]:
+        """Exit code, and what it printed."""
+        self._process.join(60)
+        return self._process.exitcode, self._output.read_text()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_kill_9_at_random_instants_changes_no_bit(store, uninterrupted, seed):
+@pytest.fixture
+def start(tmp_path):
+    """Starts sessions; leaves none behind."""
+    started: list[Started] = []
+
+    def start(config: TrainConfig, **more) -> Started:
+        started.append(Started(config, tmp_path / "output", **more))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Has something done right before a step's results are saved; returns the steps trained."""
+
+    def at_step(actions: dict[int, Callable[[], object]] | None = None) -> list[int]:
+        trained, original = [], session.train_steps
+
+        def train_steps(**more):
+            for done in original(**more):
+                trained.append(done.step)
+                (actions or {}).get(done.step, lambda: None)()
+                yield done
+
+        monkeypatch.setattr(session, "train_steps", train_steps)
+        return trained
+
+    return at_step
+
+
+@pytest.fixture
+def short_waits(monkeypatch):
+    """Nobody waits long for a store or a lease."""
+    monkeypatch.setattr(saver, "FIRST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(saver, "LONGEST_WAIT_SECONDS", 0.1)
+    shorter = functools.partial(train_job.acquire, life=1.5)
+    monkeypatch.setattr(train_job, "acquire", shorter)
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_kill_9_at_random_instants_changes_no_bit(store, uninterrupted, start, seed):
     chance, run, step, kills = random.Random(seed), f"killed-{seed}", 0, 0
     for _ in range(3):
-        process = start(config(store, run))
-        step = wait_for_checkpoint(store, run, process, newer_than=step)
+        process = start(config(store, run, workers=1))
+        step = process.wait_for_checkpoint(newer_than=step)
         time.sleep(chance.uniform(0, 0.4))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
+        kills += process.kill()
     assert kills > 0
     result = train_quietly(config(store, run))
     assert result.state == "done"
     assert weights_hash(store, run) == uninterrupted
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_worker_count_changes_no_bit(store, uninterrupted, workers):
     train_quietly(config(store, f"workers-{workers}", workers=workers))
     assert weights_hash(store, f"workers-{workers}") == uninterrupted
 
 
-def test_sigterm_saves_and_pauses_and_the_next_call_goes_on(store, uninterrupted):
-    process = start(config(store, "paused"))
-    reached = wait_for_checkpoint(store, "paused", process, newer_than=0)
+def test_sigterm_saves_and_pauses_and_the_next_call_goes_on(store, uninterrupted, start):
+    process = start(config(store, "paused", workers=1))
+    reached = process.wait_for_checkpoint(newer_than=0)
     process.terminate()
-    assert process.wait() == 0
-    status = msgspec.json.decode((store / "runs/paused/status.json").read_bytes())
+    code, output = process.wait()
+    assert code == 0
+    assert "(stopped by SIGTERM)" in output
+    status = read(store, "paused", "status.json")
     assert status["state"] == "paused"
     assert status["reason"] == "stopped by SIGTERM"
     assert status["step"] >= reached
@@ -131,10 +252,21 @@ def test_max_minutes_pauses_and_says_why(store):
     assert "Run it again" in str(result)
 
 
+def test_the_status_tells_how_much_is_left(store):
+    train_quietly(config(store, "status", max_minutes=0.0))
+    status = read(store, "status", "status.json")
+    assert (status["state"], status["step"], status["total_steps"]) == ("paused", 1, STEPS)
+    assert status["sessions_left"] == STEPS - 1, "sessions of one step"
+    assert status["seconds_left"] > 0
+    train_quietly(config(store, "status"))
+    status = read(store, "status", "status.json")
+    assert (status["state"], status["step"], status["epoch"]) == ("done", STEPS, EPOCHS)
+    assert (status["sessions_left"], status["seconds_left"]) == (0, 0)
+
+
 def test_log_has_each_step_once_after_a_resume(store):
-    changes = {"epochs": 6}
-    train_quietly(config(store, "logged", max_minutes=0.0, **changes))
-    result = train_quietly(config(store, "logged", **changes))
+    train_quietly(config(store, "logged", max_minutes=0.0))
+    result = train_quietly(config(store, "logged"))
     steps = [line["step"] for line in result.log]
     assert steps == sorted(set(steps))
     assert steps[-1] == result.total_steps
@@ -174,10 +306,10 @@ def test_an_error_that_nobody_expected_is_in_the_status(store, monkeypatch):
     def fail(*_args, **_more):
         raise RuntimeError("the GPU fell off the bus")
 
-    monkeypatch.setattr("relaydet.jobs.train.train_steps", fail)
+    monkeypatch.setattr("relaydet.training.session.train_steps", fail)
     with pytest.raises(RuntimeError):
         train_quietly(config(store, "broken"))
-    status = msgspec.json.decode((store / "runs/broken/status.json").read_bytes())
+    status = read(store, "broken", "status.json")
     assert (status["state"], status["reason"]) == ("failed", "the GPU fell off the bus")
 
 
@@ -197,3 +329,158 @@ def test_a_dataset_that_changed_is_refused_on_a_resume(store, tmp_path):
             train_quietly(config(store, "moved"))
     finally:
         annotations.write_bytes(before)
+
+
+def test_a_new_run_saves_its_first_weights_before_it_trains(store, tmp_path, monkeypatch):
+    """Where they came from may be gone when it goes on: no internet, another machine."""
+    train_quietly(config(store, "giver", epochs=1))
+    given = str(shutil.copy(store / "runs/giver/model.safetensors", tmp_path / "first.safetensors"))
+    train_quietly(config(store, "taker", epochs=1, weights=given))
+
+    def fail(**_more):
+        raise RuntimeError("the runtime went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "train_steps", fail)
+        with pytest.raises(RuntimeError):
+            train_quietly(config(store, "offline", epochs=1, weights=given))
+    assert checkpoints(store, "offline") == [0]
+    Path(given).unlink()
+    assert train_quietly(config(store, "offline", epochs=1)).state == "done"
+    assert weights_hash(store, "offline") == weights_hash(store, "taker")
+
+
+def test_a_finished_run_with_more_epochs_goes_on(store, at_step):
+    train_quietly(config(store, "longer", epochs=1))
+    trained, said = at_step(), []
+    result = train(config(store, "longer", epochs=2), say=said.append)
+    assert (result.state, result.total_steps) == ("done", 10)
+    assert trained == [6, 7, 8, 9, 10]
+    assert any(line.startswith("EPOCHS: 1 until now, 2 from here on") for line in said)
+    assert read(store, "longer", "status.json")["step"] == 10
+    assert read(store, "longer", "config.json")["epochs"] == 2
+    with pytest.raises(RelayError, match=r"EPOCHS \(2 then, 1 now\)"):
+        train_quietly(config(store, "longer", epochs=1))
+
+
+def test_a_run_goes_on_in_another_store(store, own_store, tmp_path, uninterrupted, at_step):
+    train_quietly(config(own_store, "moved", max_minutes=0.0))
+    before, elsewhere = tree(own_store), tmp_path / "elsewhere"
+    trained, said = at_step(), []
+    result = train(
+        config(elsewhere, "moved", resume_from=str(own_store), workers=1), say=said.append
+    )
+    assert result.state == "done"
+    assert trained == list(range(2, STEPS + 1))
+    assert f"resuming at step 1 of {STEPS}" in said
+    assert weights_hash(elsewhere, "moved") == uninterrupted
+    assert tree(own_store) == before, "the first store is only read"
+    assert read(elsewhere, "moved", "status.json")["state"] == "done"
+    assert result.log[0]["step"] == 1, "the log came along"
+
+
+def test_the_other_store_is_not_asked_once_there_is_more_here(store, own_store, tmp_path, at_step):
+    train_quietly(config(own_store, "moved", max_minutes=0.0))
+    elsewhere = config(tmp_path / "elsewhere", "moved", resume_from=str(own_store))
+    trained = at_step()
+    for _ in range(3):
+        train_quietly(TrainConfig(**{**vars(elsewhere), "max_minutes": 0.0}))
+    assert trained == [2, 3, 4]
+
+
+# Two sessions at once.
+
+
+def test_a_run_that_is_being_trained_is_refused(store, start, monkeypatch):
+    first = start(config(store, "taken", epochs=300), lease_seconds=6.0)
+    first.wait_for_checkpoint(newer_than=0)
+    monkeypatch.setattr(train_job, "acquire", functools.partial(train_job.acquire, life=6.0))
+    with pytest.raises(RelayError, match=r"'taken' is being trained by .*process .*TAKE_OVER"):
+        train_quietly(config(store, "taken", epochs=300))
+    assert first.wait_for_checkpoint(newer_than=max(checkpoints(store, "taken")))
+
+
+def test_taking_over_stops_the_other_session(store, start, short_waits):
+    first = start(config(store, "shared", epochs=300), lease_seconds=3.0)
+    reached = first.wait_for_checkpoint(newer_than=3)
+    said = []
+    result = train(
+        config(store, "shared", epochs=300, take_over=True, max_minutes=0.0), say=said.append
+    )
+    assert any(line.startswith("run 'shared': taken over from") for line in said)
+    assert (result.state, result.step > reached) == ("paused", True)
+    code, output = first.wait()
+    assert code == 0
+    assert re.search(rf"paused at .*taken over by .*process {os.getpid()}\)", output)
+    assert "Traceback" not in output
+    status = read(store, "shared", "status.json")
+    assert status["step"] == result.step == max(checkpoints(store, "shared"))
+    assert "MAX_MINUTES" in status["reason"], "the first one wrote no more"
+    assert read(store, "shared", "lease.json")["pid"] == os.getpid()
+
+
+# A store that goes away.
+
+
+def test_the_store_goes_away_and_comes_back(own_store, uninterrupted, short_waits, at_step):
+    away, said = own_store.with_name("away"), []
+    at_step({5: lambda: own_store.rename(away), 11: lambda: away.rename(own_store)})
+    result = train(config(own_store, "unplugged", checkpoint_minutes=0.0), say=said.append)
+    assert (result.state, result.step) == ("done", STEPS)
+    assert weights_hash(own_store, "unplugged") == uninterrupted
+    (trouble,) = (line for line in said if "Training goes on" in line)
+    assert f"{own_store}: cannot be reached (the folder is gone)" in trouble
+    assert "the store is back, and has everything again" in said
+    assert checkpoints(own_store, "unplugged") == [STEPS - 1, STEPS]
+    assert not list(unsent(own_store, "unplugged").glob("*"))
+
+
+def unsent(store: Path, run: str) -> Path:
+    (folder,) = (Path(os.environ["RELAYDET_CACHE"]) / "unsent").glob(f"{run}-*")
+    return folder
+
+
+@pytest.fixture
+def lost(own_store, short_waits, monkeypatch):
+    """The store goes away at step 5 and stays away; returns where it is, and what was said."""
+
+    def lose(run: str, at_step) -> Path:
+        away = own_store.with_name("away")
+        at_step({5: lambda: own_store.rename(away)})
+        with monkeypatch.context() as patch:
+            patch.setattr(session, "FINISH_SECONDS", 0.3)
+            with pytest.raises(StoreError) as caught:
+                train_quietly(config(own_store, run, checkpoint_minutes=0.0))
+        assert not own_store.exists(), "nothing was written where it had been"
+        assert str(caught.value).startswith(f"Run {run!r} stopped at step {STEPS}")
+        assert str(unsent(own_store, run)) in str(caught.value)
+        assert "run again on this machine" in str(caught.value)
+        return away
+
+    return lose
+
+
+def test_a_store_that_stays_away_costs_no_step_on_this_machine(
+    own_store, uninterrupted, lost, at_step
+):
+    lost("gone", at_step).rename(own_store)
+    assert max(checkpoints(own_store, "gone")) <= 5
+    trained, said = at_step(), []
+    assert train(config(own_store, "gone"), say=said.append).state == "done"
+    assert trained == []
+    assert any(line.startswith(f"going on from {unsent(own_store, 'gone')}") for line in said)
+    assert weights_hash(own_store, "gone") == uninterrupted
+    assert max(checkpoints(own_store, "gone")) == STEPS
+    assert not list(unsent(own_store, "gone").glob("*")), "it is in the store now"
+
+
+def test_a_store_that_lost_the_run_gets_it_from_this_machine(
+    own_store, uninterrupted, lost, at_step
+):
+    lost("formatted", at_step).rename(own_store)
+    shutil.rmtree(own_store / "runs")
+    trained = at_step()
+    assert train_quietly(config(own_store, "formatted")).state == "done"
+    assert trained == []
+    assert weights_hash(own_store, "formatted") == uninterrupted
+    assert checkpoints(own_store, "formatted") == [STEPS]

@@ -11,6 +11,8 @@ import pytest
 from relaydet.cli import main
 from relaydet.jobs.status import status
 from relaydet.storage.local import LocalStore
+from relaydet.storage.lease import acquire
+from relaydet.training.outlook import look_ahead
 from relaydet.training.run_files import RunFiles
 
 
@@ -18,15 +20,17 @@ from relaydet.training.run_files import RunFiles
 def store(tmp_path):
     store = LocalStore(tmp_path)
     paused = RunFiles(store, "paused")
-    paused.write_status("paused", 30, 120, 1, "MAX_MINUTES are over")
+    paused.write_status("paused", look_ahead(0, 30, 120, 60.0), 1, "MAX_MINUTES are over")
     paused.write_log([{"step": 30, "seconds_per_step": 80.0}])
-    RunFiles(store, "finished").write_status("done", 120, 120, 4)
-    store.write("runs/finished/model.json", json.dumps({"ap": {"held": {"AP50": 0.5}}}).encode())
+    RunFiles(store, "finished").write_status("done", look_ahead(0, 120, 120, 60.0), 4)
+    store.write("runs/finished/evaluations/held/metrics.json", b'{"AP50": 0.5}')
+    for run in ("dead", "alive"):
+        RunFiles(store, run).write_status("running", look_ahead(0, 1, 120, 60.0), 1)
     store.write("runs/young/config.json", b"{}")
     store.write("runs/broken/status.json", b"{")
     store.write("runs/odd/status.json", b'{"state": 3}')
-    RunFiles(store, "half").write_status("done", 1, 1, 1)
-    store.write("runs/half/model.json", b"{")
+    RunFiles(store, "half").write_status("done", look_ahead(0, 1, 1, 1.0), 1)
+    store.write("runs/half/evaluations/held/metrics.json", b"{")
     return store
 
 
@@ -41,13 +45,15 @@ def test_every_run_is_told(store, tmp_path):
         "broken": "damaged",
         "odd": "damaged",
         "half": "damaged",
+        "dead": "interrupted",
+        "alive": "interrupted",
     }
     assert runs["paused"].seconds_left == 90 * 80
     assert runs["finished"].seconds_left is None
     assert runs["finished"].ap50 == {"held": 0.5}
     table = said[0]
     assert "30/120 (25%)" in table
-    assert "2 h 00 min" in table
+    assert "2 h 00 min (3 more sessions)" in table
     assert "MAX_MINUTES are over" in table
     assert "0.500 held" in table
     assert "status.json: damaged" in table
@@ -56,7 +62,23 @@ def test_every_run_is_told(store, tmp_path):
 def test_json_alone(store, tmp_path, capsys):
     assert main(["status", "--store", str(tmp_path), "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)
-    assert {run["run"] for run in runs} == {"paused", "finished", "young", "broken", "odd", "half"}
+    assert {run["run"] for run in runs} == {
+        *("paused", "finished", "young", "broken", "odd", "half", "dead", "alive")
+    }
+
+
+def test_who_trains_a_run_is_told(store, tmp_path):
+    lease = acquire(store, "alive", "colab")
+    try:
+        said = []
+        runs = {run.run: run for run in status(str(tmp_path), say=said.append)}
+        assert (runs["alive"].state, runs["dead"].state) == ("running", "interrupted")
+        assert runs["alive"].holder == f"{lease.holder.host} (colab)"
+        assert runs["alive"].holder in said[0]
+    finally:
+        lease.release()
+    (after,) = (run for run in status(str(tmp_path), say=said.append) if run.run == "alive")
+    assert (after.state, after.holder) == ("interrupted", "")
 
 
 def test_no_run_yet(tmp_path, capsys):

@@ -12,7 +12,9 @@ from relaydet.config import TrainConfig
 from relaydet.errors import RelayError
 from relaydet.model import build_model
 from relaydet.storage.local import LocalStore
+from relaydet.training.checkpoint import folder_of
 from relaydet.training.export import export_model, load_model, record_ap
+from relaydet.training.run_files import RunFiles
 
 CONFIG = TrainConfig(run="night", model="small", image_size=48)
 WEIGHTS, FACTS = "runs/night/model.safetensors", "runs/night/model.json"
@@ -48,6 +50,51 @@ def test_a_metric_is_noted_beside_the_others(store):
         "heldout": {"AP": 0.5},
         "street": {"AP": 0.25},
     }
+
+
+def evaluate(store, built, step: int, ap: float, dataset: str = "heldout", kept: bool = True):
+    """Export what a run has at a step, and note its AP; returns what is the best then."""
+    manifest = f"{folder_of('night')}/step-{step:08d}.json"
+    store.write(manifest, b"{}") if kept else store.delete(manifest)
+    export_model(store, CONFIG, built, step)
+    record_ap(store, "night", dataset, {"AP": ap, "AP50": 2 * ap})
+    best = RunFiles(store, "night").best()
+    return best and (best["step"], best["dataset"], best["AP"])
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "best"),
+    [
+        pytest.param([(10, 0.2)], (10, "heldout", 0.2), id="the first"),
+        pytest.param([(10, 0.0)], (10, "heldout", 0.0), id="however bad"),
+        pytest.param([(10, -1.0)], (10, "heldout", -1.0), id="nothing to be found"),
+        pytest.param([(10, 0.2), (20, 0.3)], (20, "heldout", 0.3), id="a better one"),
+        pytest.param([(10, 0.3), (20, 0.2)], (10, "heldout", 0.3), id="a worse one"),
+        pytest.param([(10, 0.3), (20, 0.3)], (10, "heldout", 0.3), id="one as good"),
+        pytest.param([(10, 0.2), (10, 0.2)], (10, "heldout", 0.2), id="the same again"),
+        pytest.param(
+            [(10, 0.2), (20, 0.9, "street")],
+            (10, "heldout", 0.2),
+            id="another dataset says nothing",
+        ),
+        pytest.param(
+            [(10, 0.2, "street"), (10, 0.3), (20, 0.1, "street"), (20, 0.9)],
+            *[(10, "street", 0.2)],
+            id="the first dataset decides",
+        ),
+        pytest.param([(10, 0.2, "heldout", False)], None, id="the checkpoint is gone"),
+        pytest.param(
+            [(10, 0.2), (20, 0.9, "heldout", False)], (10, "heldout", 0.2), id="the better is gone"
+        ),
+        pytest.param(
+            [(10, 0.2, "street", False), (20, 0.1)], (20, "heldout", 0.1), id="the first is gone"
+        ),
+    ],
+)
+def test_the_best_checkpoint_is_noted(store, built, evaluations, best):
+    for evaluation in evaluations:
+        noted = evaluate(store, built, *evaluation)
+    assert noted == best
 
 
 def flip_a_bit(store):

@@ -10,6 +10,7 @@ import pytest
 from relaydet.config import TrainConfig
 from relaydet.errors import RelayError
 from relaydet.storage.local import LocalStore
+from relaydet.training.outlook import look_ahead
 from relaydet.training.run_files import RunFiles
 
 
@@ -30,6 +31,8 @@ def files(tmp_path):
                 learning_rate=1e-3,
                 max_minutes=2.5,
                 deterministic=True,
+                keep_last=4,
+                resume_from="gs://bucket/old",
             ),
             id="everything given",
         ),
@@ -41,7 +44,7 @@ def test_the_configuration_comes_back(files, config):
 
 
 def test_the_status_is_what_the_design_says(files, tmp_path):
-    files.write_status("paused", 5, 40, 1, "MAX_MINUTES=1 are over")
+    files.write_status("paused", look_ahead(1, 5, 40, 8.0), 1, "MAX_MINUTES=1 is over")
     status = json.loads((tmp_path / "runs" / "night" / "status.json").read_text())
     assert status == files.status()
     updated = datetime.fromisoformat(status.pop("updated"))
@@ -51,8 +54,47 @@ def test_the_status_is_what_the_design_says(files, tmp_path):
         "step": 5,
         "total_steps": 40,
         "epoch": 1,
-        "reason": "MAX_MINUTES=1 are over",
+        "reason": "MAX_MINUTES=1 is over",
+        "seconds_left": 70.0,
+        "sessions_left": 9,
     }
+
+
+def test_before_the_first_step_nobody_knows_how_long_it_will_take(files):
+    files.write_status("running", look_ahead(5, 5, 40, 8.0), 1)
+    status = files.status()
+    assert (status["seconds_left"], status["sessions_left"]) == (None, None)
+    assert status["reason"] == ""
+
+
+def test_the_best_checkpoint_comes_back(files, tmp_path):
+    files.write_best(30, "heldout", 0.25)
+    best = json.loads((tmp_path / "runs" / "night" / "best.json").read_text())
+    assert best == files.best() == {"step": 30, "dataset": "heldout", "AP": 0.25}
+
+
+def test_a_configuration_from_before_a_field_was_added_is_read(files):
+    files.store.write("runs/night/config.json", b'{"run": "night", "epochs": 3}')
+    assert files.config() == TrainConfig(run="night", epochs=3)
+
+
+def test_files_can_be_handed_to_somebody_who_writes_them_later(files):
+    handed = {}
+    later = RunFiles(files.store, "night", handed.__setitem__)
+    later.write_config(TrainConfig(run="night"))
+    later.write_status("running", look_ahead(0, 5, 40, 8.0), 1)
+    later.write_log([{"step": 5}])
+    later.write_best(5, "heldout", 0.5)
+    assert later.config() is None
+    assert files.store.names("runs/night") == []
+    assert set(handed) == {
+        f"runs/night/{file}" for file in ("config.json", "status.json", "log.jsonl", "best.json")
+    }
+    for name, data in handed.items():
+        files.store.write(name, data)
+    assert later.config() == files.config() == TrainConfig(run="night")
+    assert later.status()["step"] == 5
+    assert (later.log(), later.best()["step"]) == ([{"step": 5}], 5)
 
 
 def test_the_log_is_written_whole(files, tmp_path):
@@ -67,6 +109,7 @@ def test_the_log_is_written_whole(files, tmp_path):
 
 def test_a_new_run_has_no_files(files):
     assert (files.config(), files.status(), files.log()) == (None, None, [])
+    assert files.best() is None
 
 
 @pytest.mark.parametrize(
@@ -76,6 +119,7 @@ def test_a_new_run_has_no_files(files):
         pytest.param("config.json", "config", b'{"epochs": "many"}', id="wrong type"),
         pytest.param("config.json", "config", b"", id="empty config"),
         pytest.param("status.json", "status", b"[]", id="status is a list"),
+        pytest.param("best.json", "best", b'{"step": 3', id="half the best"),
         pytest.param("log.jsonl", "log", b'{"step": 10}\n{"step"', id="half a line"),
     ],
 )

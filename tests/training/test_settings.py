@@ -69,6 +69,11 @@ def test_a_resumed_run_keeps_what_it_was_started_with(asked):
         {"precision": "float32"},
         {"deterministic": True},
         {"store": "elsewhere"},
+        {"images": ("a=/mnt/a",)},
+        {"take_over": True},
+        {"resume_from": "/kaggle/input/night"},
+        {"keep_last": 5},
+        {"keep_gigabytes": 0.5},
     ],
     ids=lambda free: next(iter(free)),
 )
@@ -81,7 +86,7 @@ def test_where_and_how_fast_may_change(free):
 @pytest.mark.parametrize(
     "change",
     [
-        {"epochs": 8},
+        {"epochs": 6},
         {"seed": 6},
         {"batch_size": 16},
         {"include": ("b",)},
@@ -90,7 +95,7 @@ def test_where_and_how_fast_may_change(free):
         {"model": "resnet18"},
         {"weights": "none"},
         {"dataset": "other"},
-        {"seed": 6, "epochs": 8},
+        {"seed": 6, "epochs": 6},
     ],
     ids=lambda change: " and ".join(change),
 )
@@ -100,6 +105,23 @@ def test_what_is_trained_may_not_change(change):
     message = str(caught.value)
     for field, value in change.items():
         assert f"{field.upper()} ({getattr(STARTED, field)!r} then, {value!r} now)" in message
+
+
+def test_a_run_may_be_made_longer_and_that_is_said():
+    said = []
+    longer = settle(STARTED, TrainConfig(run="night", epochs=9), "cpu", said.append)
+    assert longer == replace(STARTED, epochs=9)
+    sentence = said[0]
+    assert sentence.startswith("EPOCHS: 7 until now, 9 from here on")
+    assert "will differ" in sentence
+    assert settle(longer, TrainConfig(run="night"), "cpu", quiet) == longer, "it stays so"
+    with pytest.raises(RelayError, match=r"EPOCHS \(9 then, 7 now\)"):
+        settle(longer, TrainConfig(run="night", epochs=7), "cpu", quiet)
+
+
+def test_a_longer_run_may_differ_in_nothing_else():
+    with pytest.raises(RelayError, match=r"another SEED \(5 then, 6 now\); set it back"):
+        settle(STARTED, TrainConfig(run="night", epochs=9, seed=6), "cpu", quiet)
 
 
 @pytest.mark.parametrize("started", [None, STARTED], ids=["new", "resumed"])
@@ -119,11 +141,25 @@ def test_what_is_trained_may_not_change(change):
         ("checkpoint_minutes", -1.0),
         ("max_minutes", -1.0),
         ("seed", 2**63),
+        ("seed", -1),
+        ("keep_last", 1),
+        ("keep_last", 0),
+        ("keep_gigabytes", 0.0),
+        ("keep_gigabytes", -5.0),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(started, field, value):
     with pytest.raises(RelayError, match=rf"{field.upper()}.*{value}"):
         settle(started, TrainConfig(run="night", **{field: value}), "cpu", quiet)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("workers", 0), ("max_minutes", 0.0), ("checkpoint_minutes", 0.0), ("keep_last", 2)],
+)
+def test_the_least_that_makes_sense_is_taken(field, value):
+    config = settle(None, TrainConfig(run="night", **{field: value}), "cpu", quiet)
+    assert getattr(config, field) == value
 
 
 def test_an_unknown_model_is_refused():

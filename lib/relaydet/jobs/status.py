@@ -1,4 +1,4 @@
-"""Where the runs of a store are: state, progress, time left, last AP."""
+"""Where the runs of a store are: state, holder, progress, time left, last AP."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 
 from relaydet.errors import RelayError
+from relaydet.storage.lease import read_holder
 from relaydet.storage.store import Store, open_store
+from relaydet.training.outlook import duration
 from relaydet.training.run_files import RunFiles
 
-_COLUMNS = ("run", "state", "steps", "left", "AP50", "updated", "reason")
+_COLUMNS = ("run", "state", "steps", "left", "AP50", "held by", "updated", "reason")
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,19 @@ class RunStatus:
 
     run: str
     state: str
-    """running, paused, done, failed; new before the first step; damaged."""
+    """running, paused, done, failed; new before the first step; interrupted where it was running
+    and nobody holds it any more; damaged."""
     step: int = 0
     """Optimizer steps done."""
     total_steps: int = 0
     seconds_left: float | None = None
     """Time to the end at the speed last logged; None where it is done or not known."""
     ap50: dict[str, float] | None = None
-    """AP50 by dataset, of the exported model's evaluations."""
+    """AP50 by dataset, as last evaluated."""
+    holder: str = ""
+    """The machine that trains it now; empty where none does."""
+    sessions_left: int | None = None
+    """Further sessions as long as the last one."""
     updated: str = ""
     """When the status was written, in UTC."""
     reason: str = ""
@@ -60,26 +67,44 @@ def _status_of(store: Store, run: str) -> RunStatus:
         found = files.status()
         if found is None:
             return RunStatus(run, "new")
-        step, total = int(found["step"]), int(found["total_steps"])
-        left = None if found["state"] == "done" else _seconds_left(files, total - step)
-        ap50 = _ap50(store, run)
-        updated, reason = str(found["updated"]), str(found["reason"])
-        return RunStatus(run, str(found["state"]), step, total, left, ap50, updated, reason)
+        state, holder = str(found["state"]), _holder(store, run)
+        if state == "running" and not holder:
+            state = "interrupted"
+        return RunStatus(
+            run=run,
+            state=state,
+            step=int(found["step"]),
+            total_steps=int(found["total_steps"]),
+            seconds_left=None if state == "done" else _seconds_left(files, found),
+            ap50=_ap50(store, run),
+            holder=holder,
+            sessions_left=None if state == "done" else found.get("sessions_left"),
+            updated=str(found["updated"]),
+            reason=str(found["reason"]),
+        )
     except (KeyError, TypeError, ValueError, RelayError, msgspec.MsgspecError) as error:
         return RunStatus(run, "damaged", reason=str(error))
 
 
-def _seconds_left(files: RunFiles, steps: int) -> float | None:
+def _holder(store: Store, run: str) -> str:
+    held = read_holder(store, run)
+    return "" if held is None or held.is_over() else f"{held.host} ({held.runtime})"
+
+
+def _seconds_left(files: RunFiles, status: dict[str, Any]) -> float | None:
     log = files.log()
+    steps = int(status["total_steps"]) - int(status["step"])
     return steps * float(log[-1]["seconds_per_step"]) if log else None
 
 
 def _ap50(store: Store, run: str) -> dict[str, float] | None:
-    name = f"runs/{run}/model.json"
-    if not store.exists(name):
-        return None
-    found: dict[str, dict[str, Any]] = msgspec.json.decode(store.read(name))["ap"]
-    return {dataset: float(metrics["AP50"]) for dataset, metrics in found.items()} or None
+    """From the evaluations, which stay when the run goes on and its weights are exported again."""
+    found = {}
+    for folder in store.folders(f"runs/{run}/evaluations"):
+        if store.exists(f"{folder}/metrics.json"):
+            metrics = msgspec.json.decode(store.read(f"{folder}/metrics.json"))
+            found[folder.rpartition("/")[2]] = float(metrics["AP50"])
+    return found or None
 
 
 def _table(runs: list[RunStatus]) -> str:
@@ -90,12 +115,9 @@ def _table(runs: list[RunStatus]) -> str:
 
 def _row(run: RunStatus) -> tuple[str, ...]:
     share = f" ({run.step / run.total_steps:.0%})" if run.total_steps else ""
-    left = "" if run.seconds_left is None else _hours(run.seconds_left)
+    left = "" if run.seconds_left is None else duration(run.seconds_left)
+    if run.sessions_left:
+        left += f" ({run.sessions_left} more session{'s' if run.sessions_left > 1 else ''})"
     ap50 = ", ".join(f"{value:.3f} {dataset}" for dataset, value in (run.ap50 or {}).items())
     steps = f"{run.step}/{run.total_steps}{share}" if run.total_steps else ""
-    return run.run, run.state, steps, left, ap50, run.updated, run.reason
-
-
-def _hours(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+    return run.run, run.state, steps, left, ap50, run.holder, run.updated, run.reason

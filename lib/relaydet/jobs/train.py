@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import torch
 
 from relaydet.config import TrainConfig, check_name, parse_images
-from relaydet.data.loader import Samples, training_batches, training_samples
-from relaydet.data.order import BatchPlan, steps_per_epoch
-from relaydet.data.saved import SavedDataset, load_dataset, open_sources
-from relaydet.errors import RelayError
+from relaydet.data.loader import Samples, training_samples
+from relaydet.data.order import steps_per_epoch
+from relaydet.data.saved import SavedDataset, annotations_name, load_dataset, open_sources
+from relaydet.errors import RelayError, StoreError
 from relaydet.model import BuiltModel, build_model, recipe_of
+from relaydet.runtime.detect import Runtime, detect
 from relaydet.runtime.device import Device, choose_device
-from relaydet.runtime.limits import StopRequest, stop_on_signals
-from relaydet.storage.store import open_store
-from relaydet.training.checkpoint import Checkpoint, load_newest, save_checkpoint
-from relaydet.training.export import export_model
-from relaydet.training.log import LOG_EVERY, log_line
-from relaydet.training.loop import Step, build_optimizer, train_steps
+from relaydet.runtime.limits import find_deadline
+from relaydet.runtime.stop import StopRequest, stop_on_signals
+from relaydet.storage.lease import Fenced, Lease, acquire
+from relaydet.storage.store import Store, open_store
+from relaydet.storage.troubles import on_drive
+from relaydet.training.checkpoint import (
+    Checkpoint,
+    Keep,
+    Lineage,
+    folder_of,
+    newest_manifest,
+)
+from relaydet.training.loop import build_optimizer
+from relaydet.training.outlook import Outlook, look_ahead
+from relaydet.training.resume import (
+    Start,
+    earlier_outputs,
+    find_start,
+    forget_unsent,
+    unsent_folder,
+)
 from relaydet.training.run_files import LogLine, RunFiles
-from relaydet.training.sampling import key_samplers
-from relaydet.training.schedule import Schedule
+from relaydet.training.saver import Saver
+from relaydet.training.session import Ended, Session
 from relaydet.training.settings import settle
 from relaydet.viewing.charts import loss_chart
 from relaydet.viewing.pictures import Picture, png
 from relaydet.viewing.progress import bar, step_bar
-
-LOG_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -40,14 +55,24 @@ class TrainResult:
     run: str
     state: str
     """done or paused."""
-    step: int
-    total_steps: int
     reason: str
     """Why it paused; empty when done."""
+    outlook: Outlook
+    """How far the run is, and what is left."""
     log: list[LogLine]
     """The lines of log.jsonl."""
     where: str
     """The run's folder."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.outlook.step
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.outlook.total_steps
 
     @property
     def pictures(self) -> dict[str, Picture]:
@@ -59,208 +84,187 @@ class TrainResult:
         if self.state == "done":
             return f"Run {self.run!r} is done: {self.step} steps. Everything is in {self.where}"
         return (
-            f"Run {self.run!r} paused at step {self.step} of {self.total_steps} ({self.reason})."
-            f" Run it again to go on; everything is in {self.where}"
+            f"Run {self.run!r} paused at {self.outlook} ({self.reason}). Run it again to go on;"
+            f" everything is in {self.where}"
         )
 
 
 def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResult:
-    """Train until the end, until MAX_MINUTES are over or until asked to stop.
+    """Train until the end, until the time is over or until asked to stop.
 
-    Called again, with the same store and run name, it goes on from the last checkpoint and ends
-    with the same weights as a run that was never interrupted.
+    Called again, with the same run name, it goes on from the last checkpoint and ends with the same
+    weights as a run that was never interrupted.
 
     Args:
         config: what to train; on a resume, what is not given is taken from the run.
         say: takes each line that tells the user what was decided.
 
     Raises:
-        RelayError: something in the configuration, the data or the store has to be mended.
+        RelayError: something in the configuration, the data or the store has to be mended, or
+            another session is training the run.
     """
     check_name("RUN", config.run)
     if config.deterministic:
         # cuBLAS reads it when CUDA is first used, and refuses deterministic mode without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    store = open_store(config.store)
+    runtime = detect()
+    stop = StopRequest(find_deadline(runtime, config.max_minutes))
+    places = _places(config, runtime)
     device = choose_device(config.device, config.precision)
-    files = RunFiles(store, config.run)
-    config = settle(files.config(), config, device.device.type, say)
-    saved = load_dataset(store, config.dataset)
-    status = files.status()
-    if status and status["state"] == "done":
-        total = status["total_steps"]
-        result = TrainResult(config.run, "done", total, total, "", files.log(), files.where)
-        say(str(result))
-        return result
+    started = next((c for place in places if (c := _started(place, config.run, say))), None)
+    config = settle(started, config, device.device.type, say)
+    saved = _dataset(places, config)
     samples = _samples(saved, config)
-    session = _start(files, config, device, saved, samples, say)
-    result = session.go()
+    finished = _finished(places[0], config, samples, say)
+    if finished:
+        say(str(finished))
+        return finished
+    lease = acquire(places[0], config.run, runtime.name, config.take_over, say=say)
+    try:
+        with stop_on_signals(stop):
+            ended, log = _train_under(
+                lease, places, config, device, runtime, saved, samples, stop, say
+            )
+    finally:
+        lease.release()
+    where = places[0].describe(f"runs/{config.run}")
+    result = TrainResult(config.run, ended.state, ended.reason, ended.outlook, log, where)
     say(str(result))
+    _tell_drive(places[0], say)
     return result
 
 
-@dataclass
-class _Session:
-    """One session of a run, from the step where it starts to the step where it stops."""
-
-    files: RunFiles
-    config: TrainConfig
-    device: Device
-    saved: SavedDataset
-    samples: Samples
-    built: BuiltModel
-    optimizer: torch.optim.Optimizer
-    stop: StopRequest
-    log: list[LogLine]
-    step: int
-    """Optimizer steps done."""
-    saved_at: float = 0.0
-    """When the last checkpoint was written, by the monotonic clock."""
-    logged_at: float = 0.0
-    """When the log was last written."""
-
-    @property
-    def epoch_steps(self) -> int:
-        return steps_per_epoch(len(self.samples), self.config.batch_size)
-
-    @property
-    def total_steps(self) -> int:
-        return self.epoch_steps * int(self.config.epochs or 0)
-
-    def go(self) -> TrainResult:
-        """Train, save, and export what came of it."""
-        self._write_status("running")
-        try:
-            with stop_on_signals(self.stop):
-                self._train()
-        except torch.cuda.OutOfMemoryError as error:
-            message = (
-                f"Step {self.step}: the GPU's memory is full; set MICRO_BATCH below"
-                f" {self.config.micro_batch or self.config.batch_size} or lower IMAGE_SIZE."
-            )
-            self._write_status("failed", message)
-            raise RelayError(message) from error
-        except BaseException as error:
-            self._write_log()
-            self._write_status("failed", str(error) or type(error).__name__)
-            raise
-        export_model(self.files.store, self.config, self.built, self.step)
-        done = self.step == self.total_steps
-        state, reason = ("done", "") if done else ("paused", str(self.stop.reason))
-        self._write_log()
-        self._write_status(state, reason)
-        return TrainResult(
-            self.config.run, state, self.step, self.total_steps, reason, self.log, self.files.where
-        )
-
-    def _train(self) -> None:
-        self.saved_at = self.logged_at = time.monotonic()
-        window: list[Step] = []
-        with step_bar(f"training {self.config.run}", self.total_steps, self.step) as bar:
-            for done in self._steps():
-                self.step = done.step
-                bar.update()
-                window.append(done)
-                must_save = self._must_save()
-                if self.step % LOG_EVERY == 0 or must_save:
-                    self.log.append(log_line(window, self.epoch_steps))
-                    bar.set_postfix(loss=f"{self.log[-1]['loss']:.3f}", refresh=False)
-                    window = []
-                if time.monotonic() - self.logged_at >= LOG_SECONDS:
-                    self._write_log()
-                if must_save:
-                    self._save()
-                if self.stop:
-                    break
-
-    def _steps(self) -> Iterator[Step]:
-        config, recipe = self.config, recipe_of(self.config.model)
-        plan = BatchPlan(
-            config.seed, self.samples.groups_M(), config.batch_size, self.step, self.total_steps
-        )
-        schedule = Schedule(
-            kind=recipe.schedule,
-            peak=float(config.learning_rate or 0),
-            total_steps=self.total_steps,
-            warmup_steps=min(recipe.warmup_steps, self.epoch_steps),
-            milestones=recipe.milestones,
-            gamma=recipe.gamma,
-        )
-        return train_steps(
-            model=self.built.model,
-            optimizer=self.optimizer,
-            batches=training_batches(
-                self.samples, plan, recipe.augmentation, _workers(config, self.device)
-            ),
-            position=key_samplers(self.built.model, config.seed),
-            schedule=schedule,
-            device=self.device,
-            first_step=self.step,
-            micro_batch=config.micro_batch or config.batch_size,
-        )
-
-    def _must_save(self) -> bool:
-        due = time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
-        return due or self.step % self.epoch_steps == 0 or bool(self.stop)
-
-    def _save(self) -> None:
-        state = {"model": self.built.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        facts = {
-            "dataset_sha256": self.saved.sha256,
-            "frozen": self.built.frozen,
-            "precision": str(self.device.dtype).removeprefix("torch."),
-            "micro_batch": self.config.micro_batch or self.config.batch_size,
-            "torch": str(torch.__version__),
-        }
-        save_checkpoint(self.files.store, self.config.run, self.step, state, facts)
-        self.saved_at = time.monotonic()
-        self._write_log()
-        self._write_status("running")
-
-    def _write_log(self) -> None:
-        self.files.write_log(self.log)
-        self.logged_at = time.monotonic()
-
-    def _write_status(self, state: str, reason: str = "") -> None:
-        epoch = self.step // self.epoch_steps
-        self.files.write_status(state, self.step, self.total_steps, epoch, reason)
+def _places(config: TrainConfig, runtime: Runtime) -> list[Store]:
+    """The store, and those in which the run was trained before."""
+    return [
+        open_store(config.store),
+        *earlier_outputs(config.run, config.resume_from, runtime),
+    ]
 
 
-def _start(
-    files: RunFiles,
+def _dataset(places: Sequence[Store], config: TrainConfig) -> SavedDataset:
+    """The dataset, from the store or where the run was trained before."""
+    having = [place for place in places if place.exists(annotations_name(config.dataset))]
+    return load_dataset((having or places)[0], config.dataset)
+
+
+def _started(store: Store, run: str, say: Callable[[str], None]) -> TrainConfig | None:
+    """What a run was started with: by its config.json, else by its newest checkpoint."""
+    found = _legible(RunFiles(store, run).config, None, say)
+    manifest = None if found else newest_manifest(store, run)
+    if not manifest or "config" not in manifest:
+        return found
+    say(f"run {run!r}: what it was started with is taken from its newest checkpoint")
+    return msgspec.convert(manifest["config"], TrainConfig, strict=False)
+
+
+def _legible(read: Callable[[], Any], otherwise: Any, say: Callable[[str], None]) -> Any:
+    """What a file of the run says; a damaged one counts as absent, and is named."""
+    try:
+        return read()
+    except StoreError:
+        raise
+    except RelayError as error:
+        say(f"{str(error).partition(';')[0]}; it counts as absent and is written anew")
+        return otherwise
+
+
+def _finished(
+    store: Store, config: TrainConfig, samples: Samples, say: Callable[[str], None]
+) -> TrainResult | None:
+    """What there is to say of a run that is done; None while there is something to train."""
+    files = RunFiles(store, config.run)
+    status = _legible(files.status, None, say)
+    total = steps_per_epoch(len(samples), config.batch_size) * int(config.epochs or 0)
+    if not status or status["state"] != "done" or status["step"] < total:
+        return None
+    outlook = look_ahead(0, total, total, 0.0)
+    log: list[LogLine] = _legible(files.log, [], say)
+    return TrainResult(config.run, "done", "", outlook, log, files.where)
+
+
+def _train_under(
+    lease: Lease,
+    places: Sequence[Store],
+    config: TrainConfig,
+    device: Device,
+    runtime: Runtime,
+    saved: SavedDataset,
+    samples: Samples,
+    stop: StopRequest,
+    say: Callable[[str], None],
+) -> tuple[Ended, list[LogLine]]:
+    """Train while the lease is held."""
+    lease.when_lost = stop.ask
+    store = Fenced(places[0], lease)
+    unsent = unsent_folder(store, config.run)
+    start = find_start(store, config.run, unsent, places[1:], say)
+    built, optimizer = _as_at(start.checkpoint, config, device, saved, say)
+    step = start.checkpoint.step if start.checkpoint else 0
+    token = lease.holder.token
+    saver = Saver(
+        store,
+        config.run,
+        unsent / str(token) / folder_of(config.run),
+        Lineage(token, lease.holder.owner, step),
+        lambda: _keep(store, config),
+        say,
+        lambda: forget_unsent(unsent, token - 1),
+    )
+    files = RunFiles(store, config.run, saver.write)
+    logs = (_legible(RunFiles(place, config.run).log, [], say) for place in places)
+    log: list[LogLine] = next((lines for lines in logs if lines), [])
+    session = Session(
+        files=files,
+        saver=saver,
+        config=config,
+        device=device,
+        runtime=runtime,
+        dataset_sha256=saved.sha256,
+        samples=samples,
+        built=built,
+        optimizer=optimizer,
+        stop=stop,
+        log=[line for line in log if line["step"] <= step],
+        step=step,
+        in_store=start.in_store,
+        bar=step_bar,
+        say=say,
+    )
+    files.write_config(config)
+    _tell(session, start, say)
+    try:
+        ended = session.go()
+        forget_unsent(unsent, token)
+    finally:
+        saver.close()
+    return ended, session.log
+
+
+def _keep(store: Store, config: TrainConfig) -> Keep:
+    best = _legible(RunFiles(store, config.run).best, None, lambda sentence: None)
+    return Keep(config.keep_last, best["step"] if best else None, 1e9 * config.keep_gigabytes)
+
+
+def _as_at(
+    checkpoint: Checkpoint | None,
     config: TrainConfig,
     device: Device,
     saved: SavedDataset,
-    samples: Samples,
     say: Callable[[str], None],
-) -> _Session:
-    """Everything as it was at the newest checkpoint, or new."""
-    checkpoint, skipped = load_newest(files.store, config.run)
-    for sentence in skipped:
-        say(sentence)
-    if skipped and not checkpoint:
-        raise RelayError(
-            f"Run {config.run!r} has checkpoints and none can be used ({skipped[0]}); restore one"
-            " from elsewhere, or start a new RUN."
-        )
+) -> tuple[BuiltModel, torch.optim.Optimizer]:
+    """The detector and its optimizer as they were at a checkpoint, or new."""
     torch.use_deterministic_algorithms(config.deterministic)
     built = _build(config, saved, checkpoint)
     built.model.to(device.device)
     built.model.to(memory_format=torch.channels_last)
     built.model.train()
     optimizer = build_optimizer(built.model, recipe_of(config.model))
-    step = 0
     if checkpoint:
         built.model.load_state_dict(checkpoint.state["model"])
         optimizer.load_state_dict(checkpoint.state["optimizer"])
-        step = checkpoint.step
         _tell_changes(checkpoint, config, device, built, say)
-    log = [line for line in files.log() if line["step"] <= step]
-    stop = StopRequest(config.max_minutes)
-    session = _Session(files, config, device, saved, samples, built, optimizer, stop, log, step)
-    files.write_config(config)
-    _tell(session, say)
-    return session
+    return built, optimizer
 
 
 def _build(config: TrainConfig, saved: SavedDataset, checkpoint: Checkpoint | None) -> BuiltModel:
@@ -286,9 +290,18 @@ def _tell_changes(
 ) -> None:
     """Name what is free to differ from the session before and yet reaches the weights."""
     before = checkpoint.manifest
-    precision = str(device.dtype).removeprefix("torch.")
-    if before["precision"] != precision:
-        say(f"precision: {before['precision']} until now, {precision} from here on")
+    now = {
+        "precision": str(device.dtype).removeprefix("torch."),
+        "device": device.name,
+        "threads": torch.get_num_threads(),
+    }
+    for fact, value in now.items():
+        was = before.get(fact, value)
+        if was != value and (fact != "threads" or device.device.type == "cpu"):
+            say(
+                f"{fact}: {was} until now, {value} from here on; the samples stay the same, the"
+                " last bits of the weights may not"
+            )
     micro_batch = config.micro_batch or config.batch_size
     if before["micro_batch"] != micro_batch and not built.frozen:
         say(
@@ -297,19 +310,31 @@ def _tell_changes(
         )
 
 
-def _tell(session: _Session, say: Callable[[str], None]) -> None:
+def _tell(session: Session, start: Start, say: Callable[[str], None]) -> None:
     config, recipe = session.config, recipe_of(session.config.model)
     say(f"device: {session.device.name} ({session.device.reason})")
+    say(f"runtime: {session.runtime.name} ({session.runtime.reason})")
     say(str(session.built))
-    if session.step == 0:
-        say(str(session.built.weights_report))
-    else:
+    if start.checkpoint:
         say(f"resuming at step {session.step} of {session.total_steps}")
+    else:
+        say(str(session.built.weights_report))
     say(
         f"plan: {len(session.samples)} images, {config.epochs} epochs of {session.epoch_steps}"
         f" steps, batch {config.batch_size}, {recipe.optimizer}, learning rate"
         f" {config.learning_rate:g} ({recipe.schedule}), short side {config.image_size}"
     )
+    if session.stop.deadline:
+        left = session.stop.seconds_left() / 60
+        say(f"time: {left:.0f} min in this session ({session.stop.deadline.reason})")
+
+
+def _tell_drive(store: Store, say: Callable[[str], None]) -> None:
+    if on_drive(store.place("")):
+        say(
+            "Drive uploads what was written in its own time: leave this runtime connected for a"
+            " few minutes before you close it"
+        )
 
 
 def _samples(saved: SavedDataset, config: TrainConfig) -> Samples:
@@ -324,10 +349,3 @@ def _samples(saved: SavedDataset, config: TrainConfig) -> Samples:
     if not len(samples):
         raise RelayError(f"Dataset {saved.name!r} has no image to train on; check INCLUDE.")
     return samples
-
-
-def _workers(config: TrainConfig, device: Device) -> int:
-    """On a CPU the cores are needed for training; a GPU wants to be fed."""
-    if config.workers is not None:
-        return config.workers
-    return 1 if device.device.type == "cpu" else 2

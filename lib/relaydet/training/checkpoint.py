@@ -1,27 +1,35 @@
 """Checkpoints: written so that a half-written one can never be taken for a whole one.
 
 STORE/runs/RUN/checkpoints/step-00001234.pt holds model and optimizer in full precision, and
-step-00001234.json, the manifest, is written after it: {format, step, file, size, sha256, ...}. A
-checkpoint exists once its manifest does, and is loaded only when size and SHA-256 match it. There
-is no random state in it: everything random is a function of the step (see `randomness`).
+step-00001234.json, the manifest, is written after it: {format, step, token, file, size, sha256,
+seal, ...}. A checkpoint exists once its manifest does, and is loaded only when size and SHA-256
+match it; the manifest's own SHA-256 is its seal, since the step, the token and the dataset's hash
+must be true as well.
+There is no random state in it: everything random is a function of the step (see `randomness`).
+
+It is packed on this machine's own disk first and published from there, so that a store that is away
+for a while loses nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
-from relaydet.errors import RelayError
+from relaydet.errors import RelayError, StoreError
 from relaydet.storage.store import Store
+from relaydet.storage.troubles import on_drive
 from relaydet.training.run_files import as_json
 
 FORMAT = 1
-KEEP = 2
+_DAMAGED = 2**62
 
 
 @dataclass(frozen=True)
@@ -33,62 +41,190 @@ class Checkpoint:
     state: dict[str, Any]
     """{"model": state dict, "optimizer": state dict}."""
     manifest: dict[str, Any]
+    where: str
+    """The manifest, as a person would open it."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A checkpoint on this machine's disk, ready to be published."""
+
+    file: Path
+    """The .pt file; its manifest lies beside it."""
+    manifest: dict[str, Any]
+
+    @property
+    def manifest_file(self) -> Path:
+        """The manifest."""
+        return self.file.with_suffix(".json")
+
+    def remove(self) -> None:
+        """Free the disk."""
+        for ending in (".json", ".half", ".pt"):
+            self.file.with_suffix(ending).unlink(missing_ok=True)
+
+
+class _Promise(msgspec.Struct):
+    """What of a manifest is relied on."""
+
+    format: int
+    step: int
+    file: str
+    size: int
+    sha256: str
+    token: int = 0
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Which session makes a checkpoint."""
+
+    token: int = 0
+    """Fencing token of its lease."""
+    owner: str = ""
+    """Its random name."""
+    resumed_from: int = 0
+    """Step that it started from."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay in the store."""
+
+    last: int = 2
+    """The newest so many; at least two, of which the older stands in for a damaged newer one."""
+    best: int | None = None
+    """The step with the best AP so far, where an evaluation has told."""
+    size: float = float("inf")
+    """Bytes that all may take together; the newest two stay whatever they take."""
 
 
 def folder_of(run: str) -> str:
-    """Folder of a run's checkpoints in the store."""
+    """Folder of a run's checkpoints in a store."""
     return f"runs/{run}/checkpoints"
 
 
-def save_checkpoint(
-    store: Store, run: str, step: int, state: dict[str, Any], facts: dict[str, Any]
-) -> dict[str, Any]:
-    """Write a checkpoint, verify it where it lies, then remove all but the newest two.
+def pack(
+    folder: Path, step: int, lineage: Lineage, state: dict[str, Any], facts: dict[str, Any]
+) -> Packed:
+    """Write a checkpoint to this machine's disk.
 
     Args:
-        store: where to.
-        run: name of the run.
+        folder: where to; made if need be.
         step: optimizer steps done.
+        lineage: who makes it, and from what.
         state: tensors, numbers, strings and containers of them.
         facts: what else the manifest shall say (the dataset's hash, versions).
 
-    Returns:
-        The manifest.
-
     Raises:
-        RelayError: it could not be written, or what was read back differs.
+        OSError: the disk is full, or cannot be written to.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    data = buffer.getvalue()
-    name = f"{folder_of(run)}/step-{step:08d}"
+    data = buffer.getbuffer()
+    name = f"step-{step:08d}.pt"
     manifest = {
         "format": FORMAT,
         "step": step,
-        "file": f"{name.rsplit('/', 1)[1]}.pt",
+        "token": lineage.token,
+        "owner": lineage.owner,
+        "resumed_from": lineage.resumed_from,
+        "file": name,
         "size": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         **facts,
     }
-    store.write(f"{name}.pt", data)
-    store.write(f"{name}.json", as_json(manifest))
-    _, problem = _verified_bytes(store, f"{name}.json")
-    if problem:
-        raise RelayError(f"{store.describe(name)}.pt: {problem}; check the disk or the mount.")
-    _remove_old(store, run, step)
-    return manifest
+    manifest["seal"] = _seal(manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = Packed(folder / name, manifest)
+    packed.manifest_file.unlink(missing_ok=True)
+    try:
+        packed.file.write_bytes(data)
+        half = packed.file.with_suffix(".half")
+        half.write_bytes(as_json(manifest))
+        half.replace(packed.manifest_file)
+    except OSError:
+        packed.remove()
+        raise
+    return packed
+
+
+def publish(store: Store, run: str, packed: Packed) -> None:
+    """Put a checkpoint into the store and verify it there; `tidy` may follow.
+
+    Raises:
+        StoreError: it could not be written, or what arrived differs; it is no checkpoint then.
+        LeaseLostError: the store is fenced, and the run is another session's.
+    """
+    name = f"{folder_of(run)}/{packed.file.stem}"
+    # What is there of that step is of a session that was killed, or stopped and fenced off.
+    for left in (f"{name}.json", f"{name}.pt"):
+        if store.exists(left):
+            store.delete(left)
+    for file in (packed.file, packed.manifest_file):
+        stored = f"{name}{file.suffix}"
+        put = store.create(stored, file)
+        problem = store.differs(stored, file) if put else "another session wrote it meanwhile"
+        if problem:
+            raise StoreError(
+                f"{store.describe(stored)}: did not arrive ({problem}); check the disk or the"
+                " mount."
+            )
+
+
+def tidy(store: Store, run: str, newest: dict[str, Any], keep: Keep) -> None:
+    """Remove all that need not stay, once the newest checkpoint has been verified in the store.
+
+    A manifest goes before its .pt file: without it the rest is no checkpoint. Of older tokens only
+    those may stay that the newest one came after: a higher step was rejected when this session
+    started, or is of one that had lost the run. What a newer token has published is not this
+    session's to remove.
+
+    Raises:
+        StoreError: the store is away; what should have gone is still there then.
+        LeaseLostError: the store is fenced, and the run is another session's.
+    """
+    token, step, base = newest["token"], newest["step"], newest["resumed_from"]
+    manifests = _manifests(store, run)
+    order = sorted(
+        (
+            found
+            for found in manifests
+            if (found[0] == token and found[1] <= step) or (found[0] < token and found[1] <= base)
+        ),
+        reverse=True,
+    )
+    best = [found for found in order if found[1] == keep.best]
+    ranked = [*order[:2], *best, *order[2 : keep.last]]
+    stay: dict[str, int] = {}
+    for place, (_, _, name) in enumerate(dict.fromkeys(ranked)):
+        size = _size_of(store, name)
+        if place < 2 or sum(stay.values()) + size <= keep.size:
+            stay[name.removesuffix(".json")] = size
+    stay |= {name.removesuffix(".json"): 0 for new, _, name in manifests if token < new < _DAMAGED}
+    names: Iterable[str] = store.names(folder_of(run))
+    for name in sorted(names, key=lambda n: not n.endswith(".json")):
+        if name.rsplit(".", 1)[0] not in stay:
+            store.delete(name)
 
 
 def load_newest(store: Store, run: str) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies.
+    """The newest checkpoint that verifies: of the highest token, the highest step.
+
+    A session that was stopped for so long that another took the run over may still publish what it
+    had under way. That has the older token, and is passed over once the other has published.
 
     Returns:
-        The checkpoint, or None where there is none; and a sentence for each that was skipped.
+        The checkpoint, or None where there is none; and a sentence for each that was passed over.
+
+    Raises:
+        StoreError: the store cannot be read.
     """
-    skipped: list[str] = []
-    manifests = [n for n in store.names(folder_of(run)) if n.endswith(".json")]
-    for name in reversed(manifests):
-        data, problem = _verified_bytes(store, name)
+    passed: list[str] = []
+    manifests = _manifests(store, run)
+    highest = max((step for token, step, _ in manifests if token != _DAMAGED), default=0)
+    for _, step, name in sorted(manifests, reverse=True):
+        manifest, data, problem = _verified(store, name, step)
         if not problem:
             try:
                 state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -98,42 +234,92 @@ def load_newest(store: Store, run: str) -> tuple[Checkpoint | None, list[str]]:
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
                 problem = f"it cannot be loaded safely ({reason})"
             else:
-                manifest = msgspec.json.decode(store.read(name))
-                return Checkpoint(manifest["step"], state, manifest), skipped
-        skipped.append(f"skipped {store.describe(name)}: {problem}")
-    return None, skipped
+                if highest > step and not passed:
+                    passed.append(
+                        f"passed over step {highest}: published by a session that had lost the run"
+                    )
+                return Checkpoint(step, state, manifest, store.describe(name)), passed
+        passed.append(f"skipped {store.describe(name)}: {problem}")
+    return None, passed
 
 
-def _verified_bytes(store: Store, manifest_name: str) -> tuple[bytes, str]:
-    """The bytes that a manifest promises, or what is wrong with them."""
+def newest_manifest(store: Store, run: str) -> dict[str, Any] | None:
+    """The manifest of the newest checkpoint, whether or not its .pt file is whole; None without."""
+    whole = [found for found in _manifests(store, run) if found[0] != _DAMAGED]
+    return _opened(store.read(max(whole)[2]))[0] if whole else None
+
+
+def _manifests(store: Store, run: str) -> list[tuple[int, int, str]]:
+    """(token, step, name) of each manifest; a damaged one comes first of all, and is named then."""
+    found = []
+    for name in store.names(folder_of(run)):
+        stem, _, ending = name.rpartition("/")[2].rpartition(".")
+        if ending != "json" or not stem.removeprefix("step-").isdecimal():
+            continue
+        try:
+            manifest, promise = _opened(store.read(name))
+            token = promise.token if _is_sealed(manifest) else _DAMAGED
+        except StoreError:
+            raise
+        except RelayError:
+            continue  # removed since the names were listed
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            token = _DAMAGED
+        found.append((token, int(stem.removeprefix("step-")), name))
+    return found
+
+
+def _opened(text: bytes) -> tuple[dict[str, Any], _Promise]:
+    """A manifest, and what of it is relied on; raises MsgspecError or UnicodeDecodeError."""
+    return msgspec.json.decode(text), msgspec.json.decode(text, type=_Promise)
+
+
+def _is_sealed(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest is as it was written; one without a seal is taken at its word."""
+    return manifest.get("seal", _seal(manifest)) == _seal(manifest)
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest without its seal."""
+    content = {key: value for key, value in manifest.items() if key != "seal"}
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
+
+
+def _verified(store: Store, name: str, step: int) -> tuple[dict[str, Any], bytes, str]:
+    """A manifest and the bytes that it promises, or what is wrong with them."""
+    file = f"{name.removesuffix('.json')}.pt"
     try:
-        manifest = msgspec.json.decode(store.read(manifest_name))
-        name = f"{manifest_name.rsplit('/', 1)[0]}/{manifest['file']}"
-        size, sha256 = manifest["size"], manifest["sha256"]
-        known = manifest["format"] == FORMAT and isinstance(manifest["step"], int)
-    except (msgspec.MsgspecError, KeyError, TypeError):
-        return b"", "its manifest is damaged"
-    if not known:
-        return b"", f"its format is {manifest['format']}, and this version reads {FORMAT}"
-    if not store.exists(name):
-        return b"", "its .pt file is missing"
-    data = store.read(name)
-    if len(data) != size:
-        return b"", f"its .pt file has {len(data)} of {size} bytes"
-    if hashlib.sha256(data).hexdigest() != sha256:
-        return b"", "its .pt file does not match its SHA-256"
-    return data, ""
+        manifest, promise = _opened(store.read(name))
+        if promise.format != FORMAT:
+            return {}, b"", f"its format is {promise.format}, and this version reads {FORMAT}"
+        if not _is_sealed(manifest):
+            return {}, b"", "its manifest is damaged"
+        if (promise.step, promise.file) != (step, file.rpartition("/")[2]):
+            return {}, b"", "its manifest is of another checkpoint"
+        if not store.exists(file):
+            return {}, b"", f"its .pt file is missing{_drive_hint(store)}"
+        data = store.read(file)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return {}, b"", "its manifest is damaged"
+    except StoreError:
+        raise
+    except RelayError:
+        return {}, b"", "it was removed meanwhile"
+    if len(data) != promise.size:
+        return {}, b"", f"its .pt file has {len(data)} of {promise.size} bytes{_drive_hint(store)}"
+    if hashlib.sha256(data).hexdigest() != promise.sha256:
+        return {}, b"", "its .pt file does not match its SHA-256"
+    return manifest, data, ""
 
 
-def _remove_old(store: Store, run: str, step: int) -> None:
-    """Keep the newest up to this step; one beyond it was rejected when this session started.
+def _drive_hint(store: Store) -> str:
+    if on_drive(store.place("")):
+        return " (Drive had not uploaded it when its runtime went away)"
+    return ""
 
-    The manifest goes first: without it the rest is no checkpoint.
-    """
-    newest = f"{folder_of(run)}/step-{step:08d}"
-    names = store.names(folder_of(run))
-    whole = [name.removesuffix(".json") for name in names if name.endswith(".json")]
-    keep = [name for name in whole if name <= newest][-KEEP:]
-    for name in sorted(names, key=lambda n: not n.endswith(".json")):
-        if name.rsplit(".", 1)[0] not in keep:
-            store.delete(name)
+
+def _size_of(store: Store, manifest_name: str) -> int:
+    try:
+        return int(msgspec.json.decode(store.read(manifest_name))["size"])
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        return 0  # a damaged one among the newest: it may stay, and counts for nothing

@@ -15,7 +15,8 @@ from relaydet.config import TrainConfig
 from relaydet.errors import RelayError
 from relaydet.model import BuiltModel, build_model
 from relaydet.storage.store import Store
-from relaydet.training.run_files import as_json
+from relaydet.training.checkpoint import folder_of
+from relaydet.training.run_files import RunFiles, as_json
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,19 @@ def load_model(store: Store, run: str) -> ExportedModel:
 
 
 def record_ap(store: Store, run: str, dataset: str, metrics: dict[str, float]) -> None:
-    """Note a run's metrics on a dataset in its model.json."""
+    """Note a run's metrics on a dataset in its model.json, and which checkpoint is the best.
+
+    The best is that with the highest AP on the dataset that was evaluated first; what it reaches on
+    other datasets says nothing beside that. It stays in the store as long as the run does.
+    """
     facts = msgspec.json.decode(store.read(_facts_name(run)))
     facts["ap"][dataset] = metrics
     store.write(_facts_name(run), as_json(facts))
+    files, step = RunFiles(store, run), int(facts["step"])
+    best = files.best()
+    better = best is None or (best["dataset"] == dataset and metrics["AP"] > best["AP"])
+    if better and store.exists(f"{folder_of(run)}/step-{step:08d}.json"):
+        files.write_best(step, dataset, metrics["AP"])
 
 
 def _weights_name(run: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -11,6 +12,7 @@ import msgspec
 from relaydet.config import TrainConfig
 from relaydet.errors import RelayError
 from relaydet.storage.store import Store
+from relaydet.training.outlook import Outlook
 
 LogLine = dict[str, Any]
 
@@ -21,6 +23,8 @@ class RunFiles:
 
     store: Store
     run: str
+    put: Callable[[str, bytes], None] | None = None
+    """Writes a file instead of the store itself: a saver that does so in the background."""
 
     @property
     def where(self) -> str:
@@ -35,27 +39,27 @@ class RunFiles:
 
     def write_config(self, config: TrainConfig) -> None:
         """Keep the configuration that the run is trained with."""
-        self.store.write(self._name("config.json"), as_json(asdict(config)))
+        self._write("config.json", as_json(asdict(config)))
 
     def status(self) -> dict[str, Any] | None:
-        """{state, step, total_steps, epoch, reason, updated}; None before the first step."""
+        """What `write_status` wrote; None before the first step."""
         if not self.store.exists(self._name("status.json")):
             return None
         return self._decode("status.json", dict[str, Any])
 
-    def write_status(
-        self, state: str, step: int, total_steps: int, epoch: int, reason: str = ""
-    ) -> None:
+    def write_status(self, state: str, outlook: Outlook, epoch: int, reason: str = "") -> None:
         """Say where the run is: running, paused, done or failed."""
         status = {
             "state": state,
-            "step": step,
-            "total_steps": total_steps,
+            "step": outlook.step,
+            "total_steps": outlook.total_steps,
             "epoch": epoch,
             "reason": reason,
+            "seconds_left": outlook.seconds_left,
+            "sessions_left": outlook.sessions_left,
             "updated": now(),
         }
-        self.store.write(self._name("status.json"), as_json(status))
+        self._write("status.json", as_json(status))
 
     def log(self) -> list[LogLine]:
         """The lines of log.jsonl; none where there is no log yet."""
@@ -70,7 +74,20 @@ class RunFiles:
     def write_log(self, lines: list[LogLine]) -> None:
         """Write the whole log: a resumed run drops the lines that it is about to repeat."""
         data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
-        self.store.write(self._name("log.jsonl"), data)
+        self._write("log.jsonl", data)
+
+    def best(self) -> dict[str, Any] | None:
+        """{step, dataset, AP} of the best checkpoint that was evaluated; None before there is."""
+        if not self.store.exists(self._name("best.json")):
+            return None
+        return self._decode("best.json", dict[str, Any])
+
+    def write_best(self, step: int, dataset: str, ap: float) -> None:
+        """Keep in mind which checkpoint is the best."""
+        self._write("best.json", as_json({"step": step, "dataset": dataset, "AP": ap}))
+
+    def _write(self, file: str, data: bytes) -> None:
+        (self.put or self.store.write)(self._name(file), data)
 
     def _name(self, file: str) -> str:
         return f"runs/{self.run}/{file}"

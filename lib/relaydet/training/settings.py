@@ -15,6 +15,10 @@ _FREE_FIELDS = frozenset(
     {
         "store",
         "images",
+        "take_over",
+        "resume_from",
+        "keep_last",
+        "keep_gigabytes",
         "max_minutes",
         "checkpoint_minutes",
         "micro_batch",
@@ -24,7 +28,9 @@ _FREE_FIELDS = frozenset(
         "deterministic",
     }
 )
-_ABOVE_ZERO = ("epochs", "batch_size", "learning_rate", "image_size", "micro_batch")
+_ABOVE_ZERO = (
+    *("epochs", "batch_size", "learning_rate", "image_size", "micro_batch", "keep_gigabytes"),
+)
 _ZERO_OR_MORE = ("workers", "max_minutes", "checkpoint_minutes")
 
 
@@ -65,6 +71,11 @@ def _refuse_nonsense(asked: TrainConfig) -> None:
         if value is not None and not (value > 0 or (value == 0 and name in _ZERO_OR_MORE)):
             wanted = "0 or more" if name in _ZERO_OR_MORE else "more than 0"
             raise RelayError(f"{name.upper()}: {value} makes no sense; take {wanted}.")
+    if asked.keep_last < 2:
+        raise RelayError(
+            f"KEEP_LAST: {asked.keep_last} is too few; take at least 2, so that one is left when"
+            " the newest is damaged."
+        )
     if not -(2**63) <= asked.seed < 2**63:
         raise RelayError(f"SEED: {asked.seed} does not fit into 64 bits; take a smaller number.")
 
@@ -77,6 +88,7 @@ def _as_started(
     A value that is the default may be one that the user gave: it is not taken, and said so.
     """
     default = TrainConfig()
+    started = _with_more_epochs(started, asked, say)
     changed = [
         f"{name.upper()} ({getattr(started, name)!r} then, {getattr(asked, name)!r} now)"
         for name in (field.name for field in fields(TrainConfig))
@@ -93,3 +105,17 @@ def _as_started(
         if name not in _FREE_FIELDS and was != now and now not in (None, "auto", ()):
             say(f"{name.upper()}: {was!r}, as the run was started, and not {now!r}")
     return replace(started, **{name: getattr(asked, name) for name in _FREE_FIELDS})
+
+
+def _with_more_epochs(
+    started: TrainConfig, asked: TrainConfig, say: Callable[[str], None]
+) -> TrainConfig:
+    """A run may be made longer, also when it is done; the rate follows the longer schedule."""
+    if not asked.epochs or asked.epochs <= int(started.epochs or 0):
+        return started
+    say(
+        f"EPOCHS: {started.epochs} until now, {asked.epochs} from here on; the learning rate"
+        " follows the longer schedule from here, so the weights will differ from a run that was"
+        " planned so from its start"
+    )
+    return replace(started, epochs=asked.epochs)

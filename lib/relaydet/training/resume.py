@@ -1,0 +1,128 @@
+"""Where a run goes on: the newest checkpoint in the store, on this machine, or elsewhere."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from relaydet.errors import RelayError
+from relaydet.runtime.detect import Runtime
+from relaydet.storage.cache import cache_root
+from relaydet.storage.local import LocalStore
+from relaydet.storage.store import Store, open_store
+from relaydet.training.checkpoint import Checkpoint, load_newest
+
+KAGGLE_INPUT = Path("/kaggle/input")
+_DEPTH = 4
+"""Folders below /kaggle/input in which an attached output may have its runs/."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a session starts from."""
+
+    checkpoint: Checkpoint | None
+    """None for a new run."""
+    in_store: bool
+    """Whether the store itself has it; else it is to be saved there first."""
+
+
+def unsent_folder(store: Store, run: str) -> Path:
+    """Where this machine keeps a run's checkpoints that are not in the store yet.
+
+    A folder for each token is in it, laid out as a store: a session that was fenced off must not
+    write into the files of the one that came after it.
+    """
+    digest = hashlib.sha256(store.place("").encode()).hexdigest()[:10]
+    return cache_root() / "unsent" / f"{run}-{digest}"
+
+
+def earlier_outputs(
+    run: str, resume_from: str, runtime: Runtime, attached: Path = KAGGLE_INPUT
+) -> list[Store]:
+    """Stores that are only read, in which a run may have been trained before.
+
+    Args:
+        run: its name.
+        resume_from: the store that the user names; empty looks at what is attached, on Kaggle.
+        runtime: where this is.
+        attached: where Kaggle mounts the outputs of earlier versions.
+
+    Raises:
+        RelayError: the named store does not have the run.
+    """
+    if resume_from:
+        store = open_store(resume_from)
+        if not store.exists(f"runs/{run}/config.json"):
+            raise RelayError(
+                f"RESUME_FROM {resume_from}: there is no run {run!r} in it; give the folder that"
+                " has runs/ in it, or mend RUN."
+            )
+        return [store]
+    if runtime.name != "kaggle" or not attached.is_dir():
+        return []
+    config = f"runs/{glob.escape(run)}/config.json"
+    patterns = ("*/" * depth + config for depth in range(1, _DEPTH))
+    found = [path for pattern in patterns for path in attached.glob(pattern)]
+    return [LocalStore(path.parents[2]) for path in sorted(found)]
+
+
+def find_start(
+    store: Store,
+    run: str,
+    unsent: Path,
+    earlier: Sequence[Store],
+    say: Callable[[str], None] = print,
+) -> Start:
+    """Load the newest checkpoint of all places.
+
+    Args:
+        store: the run's own store.
+        run: its name.
+        unsent: folder of what this machine could not carry to the store (`unsent_folder`).
+        earlier: stores in which the run was trained before.
+        say: takes a sentence for each checkpoint that was passed over, and where the one taken is.
+
+    Raises:
+        RelayError: there are checkpoints, and none can be used.
+        StoreError: a store cannot be read.
+    """
+    best, passed = load_newest(store, run)
+    in_store = best is not None
+    for folder in sorted(unsent.glob("*")):
+        found, more = load_newest(LocalStore(folder), run)
+        passed += more
+        if found and (best is None or _age(found) > _age(best)):
+            best, in_store = found, False
+    for other in earlier:
+        found, more = load_newest(other, run)
+        passed += more
+        if found and (best is None or found.step > best.step):
+            best, in_store = found, False
+    for sentence in passed:
+        say(sentence)
+    if passed and best is None:
+        raise RelayError(
+            f"Run {run!r} has checkpoints and none can be used ({passed[0]}); restore one from"
+            " elsewhere, or start a new RUN."
+        )
+    if best and not in_store:
+        say(f"going on from {best.where}")
+    return Start(best, in_store)
+
+
+def forget_unsent(unsent: Path, token: int) -> None:
+    """Remove what sessions up to this one left here, once the store has something newer."""
+    for folder in unsent.glob("*"):
+        if folder.name.isdecimal() and int(folder.name) <= token:
+            # One that was fenced off may still be at work there: what it finds missing makes it
+            # look at its lease, and what it leaves is older, and known to be.
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _age(checkpoint: Checkpoint) -> tuple[int, int]:
+    return int(checkpoint.manifest.get("token", 0)), checkpoint.step

@@ -1,0 +1,269 @@
+"""One session of a run: from the step where it starts to the step where it stops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from relaydet.config import TrainConfig
+from relaydet.data.loader import Samples, training_batches
+from relaydet.data.order import BatchPlan, steps_per_epoch
+from relaydet.errors import LeaseLostError, RelayError, StoreError
+from relaydet.model import BuiltModel, recipe_of
+from relaydet.runtime.detect import Runtime
+from relaydet.runtime.device import Device
+from relaydet.runtime.stop import StopRequest
+from relaydet.training.export import export_model
+from relaydet.training.interval import SHORTEST_SECONDS, choose_interval
+from relaydet.training.log import LOG_EVERY, log_line
+from relaydet.training.loop import Step, train_steps
+from relaydet.training.outlook import Outlook, duration, look_ahead
+from relaydet.training.run_files import LogLine, RunFiles
+from relaydet.training.sampling import key_samplers
+from relaydet.training.saver import Saver
+from relaydet.training.schedule import Schedule
+
+LOG_SECONDS = 60.0
+FINISH_SECONDS = 600.0
+"""How long the end of a session waits for a store that is away."""
+LEAST_FINISH_SECONDS = 30.0
+RESERVE_SECONDS = 5.0
+"""Kept free before a deadline besides what saving takes."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a session ended."""
+
+    state: str
+    """done or paused."""
+    reason: str
+    """Why it paused; empty when done."""
+    outlook: Outlook
+
+
+@dataclass
+class Session:
+    """Everything that a session trains with; `go` does it."""
+
+    files: RunFiles
+    """Reads the run's files, and writes them through the saver."""
+    saver: Saver
+    config: TrainConfig
+    device: Device
+    runtime: Runtime
+    dataset_sha256: str
+    samples: Samples
+    built: BuiltModel
+    optimizer: torch.optim.Optimizer
+    stop: StopRequest
+    log: list[LogLine]
+    step: int
+    """Optimizer steps done."""
+    in_store: bool
+    """Whether the store has the checkpoint of that step."""
+    bar: Callable[[str, int, int], Any]
+    """Opens a bar for the steps: a label, the total and the steps already done."""
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self.first_step = self.step
+        self.saved_step = self.step if self.in_store else None
+        self.started = self.saved_at = self.logged_at = time.monotonic()
+        asked = self.config.checkpoint_minutes
+        self.interval = SHORTEST_SECONDS if asked is None else 60 * asked
+        self.interval_told = asked is not None
+
+    @property
+    def epoch_steps(self) -> int:
+        """Optimizer steps of one epoch."""
+        return steps_per_epoch(len(self.samples), self.config.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epoch_steps * int(self.config.epochs or 0)
+
+    def outlook(self) -> Outlook:
+        """What is left, by the speed of this session."""
+        seconds = time.monotonic() - self.started
+        return look_ahead(self.first_step, self.step, self.total_steps, seconds)
+
+    def go(self) -> Ended:
+        """Train until the end or until asked to stop, save, and export what came of it.
+
+        Raises:
+            RelayError: a loss is not finite, the GPU's memory is too small, or the store stayed
+                away; what to do is said.
+        """
+        self._tell_state("running")
+        if not self.in_store:
+            self._save()  # the first weights are safe, and it is known what a save costs
+        try:
+            self._train()
+        except torch.cuda.OutOfMemoryError as error:
+            message = (
+                f"Step {self.step}: the GPU's memory is full; set MICRO_BATCH below"
+                f" {self.config.micro_batch or self.config.batch_size} or lower IMAGE_SIZE."
+            )
+            self._fail(message)
+            raise RelayError(message) from error
+        except BaseException as error:
+            self._fail(str(error) or type(error).__name__)
+            raise
+        return self._end()
+
+    def _train(self) -> None:
+        window: list[Step] = []
+        with self.bar(f"training {self.config.run}", self.total_steps, self.step) as bar:
+            for done in self._steps():
+                self.step = done.step
+                bar.update()
+                window.append(done)
+                self._reserve(done.seconds)
+                must_save = self._must_save()
+                if self.step % LOG_EVERY == 0 or must_save:
+                    self.log.append(log_line(window, self.epoch_steps))
+                    bar.set_postfix(loss=f"{self.log[-1]['loss']:.3f}", refresh=False)
+                    window = []
+                if must_save:
+                    self._save()
+                elif time.monotonic() - self.logged_at >= LOG_SECONDS:
+                    self._tell_state("running")
+                if self.saver.lost:
+                    self.stop.ask(self.saver.lost)
+                if self.stop:
+                    break
+
+    def _steps(self) -> Iterator[Step]:
+        config, recipe = self.config, recipe_of(self.config.model)
+        plan = BatchPlan(
+            config.seed, self.samples.groups_M(), config.batch_size, self.step, self.total_steps
+        )
+        schedule = Schedule(
+            kind=recipe.schedule,
+            peak=float(config.learning_rate or 0),
+            total_steps=self.total_steps,
+            warmup_steps=min(recipe.warmup_steps, self.epoch_steps),
+            milestones=recipe.milestones,
+            gamma=recipe.gamma,
+        )
+        return train_steps(
+            model=self.built.model,
+            optimizer=self.optimizer,
+            batches=training_batches(
+                self.samples, plan, recipe.augmentation, _workers(config, self.device)
+            ),
+            position=key_samplers(self.built.model, config.seed),
+            schedule=schedule,
+            device=self.device,
+            first_step=self.step,
+            micro_batch=config.micro_batch or config.batch_size,
+        )
+
+    def _must_save(self) -> bool:
+        if not self.interval_told and self.saver.published is not None:
+            self._choose_interval()
+        due = time.monotonic() - self.saved_at >= self.interval
+        return due or self.step % self.epoch_steps == 0 or bool(self.stop)
+
+    def _choose_interval(self) -> None:
+        self.interval, reason = choose_interval(
+            None, self.saver.pack_seconds, self.saver.carry_seconds, self.runtime
+        )
+        self.say(f"checkpoints: every {duration(self.interval)} ({reason}), and after each epoch")
+        self.interval_told = True
+
+    def _reserve(self, step_seconds: float) -> None:
+        """Keep so much time free before a deadline as the last checkpoint and the export take."""
+        save = self.saver.pack_seconds + self.saver.carry_seconds
+        self.stop.reserve = 3 * save + 2 * step_seconds + RESERVE_SECONDS
+
+    def _save(self) -> None:
+        if self.saved_step != self.step:
+            state = {
+                "model": self.built.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            if self.saver.save(self.step, state, self._facts()):
+                self.saved_step = self.step
+        self.saved_at = time.monotonic()
+        self._tell_state("running")
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "dataset_sha256": self.dataset_sha256,
+            "config": asdict(self.config),
+            "frozen": self.built.frozen,
+            "precision": str(self.device.dtype).removeprefix("torch."),
+            "micro_batch": self.config.micro_batch or self.config.batch_size,
+            "epochs": self.config.epochs,
+            "torch": str(torch.__version__),
+            "device": self.device.name,
+            "threads": torch.get_num_threads(),
+        }
+
+    def _tell_state(self, state: str, reason: str = "") -> None:
+        self.files.write_log(self.log)
+        epoch = self.step // self.epoch_steps
+        self.files.write_status(state, self.outlook(), epoch, reason)
+        self.logged_at = time.monotonic()
+
+    def _fail(self, reason: str) -> None:
+        self._tell_state("failed", reason)
+        self.saver.finish(LEAST_FINISH_SECONDS)
+
+    def _end(self) -> Ended:
+        """Bring everything into the store: the checkpoint, then the weights, then the status."""
+        done = self.step == self.total_steps
+        reason = "" if done else str(self.stop.reason)
+        until = time.monotonic() + self._patience()
+        try:
+            if not self.saver.finish(until - time.monotonic()):
+                self._raise_unsaved()
+            self._export(until)
+            self._tell_state("done" if done else "paused", reason)
+            if not self.saver.finish(until - time.monotonic()):
+                self._raise_unsaved()
+        except LeaseLostError as error:
+            return Ended("paused", str(error), self.outlook())
+        return Ended("done" if done else "paused", reason, self.outlook())
+
+    def _raise_unsaved(self) -> None:
+        if self.saver.lost:
+            raise LeaseLostError(self.saver.lost)
+        raise StoreError(
+            f"Run {self.config.run!r} stopped at step {self.step}, and the store did not come back"
+            f" in time: {self.saver.trouble or 'it is too slow'} What is missing there is kept in"
+            f" {self.saver.folder}; run again on this machine to carry it over and go on."
+        )
+
+    def _export(self, until: float) -> None:
+        """Write the weights for others; a store that is away for a moment is waited for."""
+        while True:
+            try:
+                export_model(self.files.store, self.config, self.built, self.step)
+                return
+            except StoreError as error:
+                if time.monotonic() + 1 > until:
+                    raise
+                self.say(f"{str(error).rstrip('.')}; trying again")
+                time.sleep(min(10.0, max(0.1, until - time.monotonic())))
+
+    def _patience(self) -> float:
+        """Seconds to wait for the store at the end: until the deadline, where there is one."""
+        if self.stop.deadline is None or self.config.max_minutes is not None:
+            return FINISH_SECONDS
+        left = self.stop.deadline.at - time.monotonic()
+        return min(FINISH_SECONDS, max(left, LEAST_FINISH_SECONDS))
+
+
+def _workers(config: TrainConfig, device: Device) -> int:
+    """On a CPU the cores are needed for training; a GPU wants to be fed."""
+    if config.workers is not None:
+        return config.workers
+    return 1 if device.device.type == "cpu" else 2

@@ -1,0 +1,434 @@
+"""The saver: training goes on whatever the store does, and the order of things holds."""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from relaydet.errors import LeaseLostError, StoreError
+from relaydet.storage.local import LocalStore
+from relaydet.training import saver as saver_module
+from relaydet.training.checkpoint import Keep, Lineage, folder_of, load_newest
+from relaydet.training.saver import Saver
+
+RUN = "night"
+CHECKPOINTS = folder_of(RUN)
+PATIENCE = 20.0
+"""Seconds that nothing here takes, unless it hangs."""
+
+
+class Watched(LocalStore):
+    """A folder that notes the order in which files are put, and may be held up or fail."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.order: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.error: Exception | None = None
+        self.failed = threading.Semaphore(0)
+
+    def create(self, name, data):
+        self._pass(name)
+        return super().create(name, data)
+
+    def write(self, name, data):
+        self._pass(name)
+        super().write(name, data)
+
+    def _pass(self, name):
+        self.entered.set()
+        assert self.gate.wait(PATIENCE)
+        if self.error:
+            self.failed.release()
+            raise self.error
+        self.order.append(name.rpartition("/")[2])
+
+    def fail(self, error: Exception | None = None) -> None:
+        self.error = error or StoreError("/store: cannot be written (it is away); mount it.")
+
+    def wait_for_failure(self) -> None:
+        assert self.failed.acquire(timeout=PATIENCE)
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(saver_module, "FIRST_WAIT_SECONDS", 0.01)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Watched(tmp_path / "store")
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def unsent(tmp_path):
+    """Folder of what is not in the store yet."""
+    return tmp_path / "unsent"
+
+
+@pytest.fixture
+def saver(store, unsent, said):
+    saver = Saver(store, RUN, unsent, Lineage(1, "ada", 0), Keep, said.append)
+    yield saver
+    store.gate.set()
+    saver.close()
+
+
+def save(saver: Saver, step: int) -> bool:
+    return saver.save(step, {"model": {"w": torch.full((2,), float(step))}}, {"fact": "x"})
+
+
+def files_of(*steps: int) -> list[str]:
+    return [f"step-{step:08d}.{kind}" for step in steps for kind in ("pt", "json")]
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def wait_until(condition) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def in_thread(call) -> tuple[threading.Event, threading.Thread]:
+    """Call something elsewhere; the event tells that it has returned."""
+    returned = threading.Event()
+    thread = threading.Thread(target=lambda: (call(), returned.set()), daemon=True)
+    thread.start()
+    return returned, thread
+
+
+def test_everything_arrives_in_order(saver, store, unsent):
+    for step in (1, 2, 3):
+        assert save(saver, step)
+        saver.write(f"runs/{RUN}/log.jsonl", b"%d" % step)
+        saver.write(f"runs/{RUN}/status.json", b"%d" % step)
+        assert saver.finish(PATIENCE)
+    one = ["log.jsonl", "status.json"]
+    assert store.order == [*files_of(1), *one, *files_of(2), *one, *files_of(3), *one]
+    found, skipped = load_newest(store, RUN)
+    assert (found.step, skipped, saver.published) == (3, [], 3)
+    assert [found.manifest[name] for name in ("token", "owner", "fact")] == [1, "ada", "x"]
+    assert kept(unsent) == []
+    assert len(store.names(CHECKPOINTS)) == 4, "older ones were tidied away"
+    assert saver.pack_seconds > 0
+    assert saver.carry_seconds > 0
+    assert (saver.trouble, saver.lost) == ("", "")
+
+
+def test_what_is_kept_is_asked_for_each_time(store, unsent):
+    keep = Keep(best=None)
+    saver = Saver(store, RUN, unsent, Lineage(), lambda: keep)
+    for step in (1, 2, 3, 4):
+        save(saver, step)
+        assert saver.finish(PATIENCE)
+        keep = Keep(best=2)
+    saver.close()
+    assert [name.rpartition("/")[2] for name in store.names(CHECKPOINTS)] == sorted(
+        files_of(2, 3, 4)
+    )
+
+
+def test_training_goes_on_while_a_checkpoint_is_on_its_way_and_the_next_save_waits(saver, store):
+    store.gate.clear()
+    assert save(saver, 1)
+    assert store.entered.wait(PATIENCE)
+    assert saver.published is None, "save has returned, and the copy is under way"
+    returned, _ = in_thread(lambda: save(saver, 2))
+    assert not returned.wait(0.2)
+    store.gate.set()
+    assert returned.wait(PATIENCE)
+    assert saver.finish(PATIENCE)
+    assert store.order == files_of(1, 2)
+
+
+def test_what_is_saved_is_the_state_at_that_moment(saver, store):
+    store.gate.clear()
+    weights = torch.zeros(2)
+    saver.save(1, {"model": {"w": weights}}, {})
+    weights += 1
+    store.gate.set()
+    assert saver.finish(PATIENCE)
+    assert torch.equal(load_newest(store, RUN)[0].state["model"]["w"], torch.zeros(2))
+
+
+def test_of_several_files_under_one_name_the_last_is_written(saver, store):
+    store.gate.clear()
+    save(saver, 1)
+    assert store.entered.wait(PATIENCE)
+    for number in range(50):
+        saver.write("runs/night/status.json", b"%d" % number)
+    store.gate.set()
+    assert saver.finish(PATIENCE)
+    assert store.read("runs/night/status.json") == b"49"
+    assert store.order.count("status.json") == 1
+
+
+# A store that is away.
+
+
+def test_training_does_not_wait_for_a_store_that_is_away(saver, store, unsent, said):
+    store.fail()
+    for step in range(1, 6):
+        assert save(saver, step)
+        saver.write("runs/night/status.json", b"%d" % step)
+        store.wait_for_failure()
+    wait_until(lambda: kept(unsent) == sorted(files_of(5)))
+    assert saver.trouble == str(store.error)
+    assert saver.published is None
+    (sentence,) = said
+    assert "/store: cannot be written (it is away); mount it. Training goes on" in sentence
+    assert str(unsent) in sentence
+
+    store.error = None
+    assert saver.finish(PATIENCE)
+    assert store.order == [*files_of(5), "status.json"], "the checkpoint before what tells of it"
+    assert store.read("runs/night/status.json") == b"5"
+    assert load_newest(store, RUN)[0].step == 5
+    assert said[1:] == ["the store is back, and has everything again"]
+    assert (saver.trouble, saver.published, kept(unsent)) == ("", 5, [])
+
+
+def test_the_next_trouble_is_said_again(saver, store, said):
+    for _ in range(2):
+        store.fail()
+        saver.write("runs/night/log.jsonl", b"x")
+        store.wait_for_failure()
+        store.wait_for_failure()
+        store.error = None
+        assert saver.finish(PATIENCE)
+    assert len(said) == 4
+    assert said[0] == said[2] != said[1] == said[3]
+
+
+def test_a_newer_file_takes_the_place_of_one_that_is_being_tried(saver, store):
+    store.fail()
+    store.gate.clear()
+    saver.write("runs/night/status.json", b"old")
+    assert store.entered.wait(PATIENCE)
+    saver.write("runs/night/status.json", b"new")
+    store.gate.set()
+    store.wait_for_failure()
+    store.error = None
+    assert saver.finish(PATIENCE)
+    assert store.read("runs/night/status.json") == b"new"
+
+
+def test_a_newer_checkpoint_takes_the_place_of_one_that_is_being_tried(saver, store, unsent):
+    """The store fails with the older one in its hands, when the newer one is there already."""
+    store.fail()
+    save(saver, 1)
+    store.wait_for_failure()
+    wait_until(lambda: saver.trouble)
+    store.entered.clear()
+    store.gate.clear()
+    assert store.entered.wait(PATIENCE), "it is tried once more"
+    save(saver, 2)
+    assert kept(unsent) == sorted(files_of(1, 2))
+    store.gate.set()
+    wait_until(lambda: kept(unsent) == sorted(files_of(2)))
+    store.error = None
+    assert saver.finish(PATIENCE)
+    assert store.order == files_of(2)
+
+
+class Unlistable(Watched):
+    """A store that takes a checkpoint and then cannot tell what it has."""
+
+    away = False
+
+    def names(self, prefix):
+        if self.away:
+            self.failed.release()
+            raise StoreError("/store: cannot be listed; mount it.")
+        return super().names(prefix)
+
+
+def test_a_checkpoint_that_arrived_is_not_sent_again_where_tidying_fails(tmp_path, said):
+    store = Unlistable(tmp_path / "store")
+    store.away = True
+    saver = Saver(store, RUN, tmp_path / "unsent", Lineage(), Keep, said.append)
+    save(saver, 1)
+    saver.write("runs/night/log.jsonl", b"1")
+    store.wait_for_failure()
+    assert saver.finish(PATIENCE)
+    assert store.order == [*files_of(1), "log.jsonl"]
+    assert saver.published == 1
+    store.away = False
+    for step in (2, 3):
+        save(saver, step)
+        assert saver.finish(PATIENCE)
+    saver.close()
+    assert [name.rpartition("/")[2] for name in store.names(CHECKPOINTS)] == sorted(files_of(2, 3))
+
+
+def test_the_folder_goes_away_and_comes_back(tmp_path, said):
+    folder = tmp_path / "store"
+    store = LocalStore(folder)
+    saver = Saver(store, RUN, tmp_path / "unsent", Lineage(), Keep, said.append)
+    save(saver, 1)
+    assert saver.finish(PATIENCE)
+    folder.rename(tmp_path / "away")
+    save(saver, 2)
+    wait_until(lambda: saver.trouble)
+    assert not folder.exists(), "nothing is written where the mount was"
+    (tmp_path / "away").rename(folder)
+    assert saver.finish(PATIENCE)
+    saver.close()
+    assert load_newest(store, RUN)[0].step == 2
+    assert "the folder is gone" in said[0]
+    assert "the store is back" in said[1]
+
+
+def test_the_end_does_not_sit_out_a_long_rest(saver, store, monkeypatch):
+    monkeypatch.setattr(saver_module, "FIRST_WAIT_SECONDS", 1000.0)
+    monkeypatch.setattr(saver_module, "LONGEST_WAIT_SECONDS", 1000.0)
+    store.fail()
+    save(saver, 1)
+    store.wait_for_failure()
+    wait_until(lambda: saver.trouble)
+    store.error = None
+    assert saver.finish(PATIENCE)
+    assert saver.published == 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, -1.0])
+def test_a_store_that_is_too_slow_is_waited_for_no_longer_than_that(saver, store, seconds):
+    store.gate.clear()
+    save(saver, 1)
+    started = time.monotonic()
+    assert saver.finish(seconds) is False
+    assert time.monotonic() - started < 5
+    store.gate.set()
+    assert saver.finish(PATIENCE) is True
+
+
+def test_a_store_that_stays_away_is_waited_for_no_longer_than_that(saver, store, unsent):
+    store.fail()
+    save(saver, 1)
+    assert saver.finish(0.1) is False
+    assert saver.trouble == str(store.error)
+    assert saver.folder == unsent
+    store.wait_for_failure()
+    wait_until(lambda: kept(unsent) == sorted(files_of(1)))
+
+
+def test_what_is_not_in_the_store_at_the_end_stays_on_this_machine(saver, store, unsent):
+    store.fail()
+    save(saver, 1)
+    store.wait_for_failure()
+    saver.close()
+    wait_until(lambda: not any(t.name == "saver" and t.is_alive() for t in threading.enumerate()))
+    assert kept(unsent) == sorted(files_of(1))
+    assert json.loads((unsent / files_of(1)[1]).read_bytes())["step"] == 1
+
+
+# A run that is another session's.
+
+
+def test_a_lost_run_is_not_written_to_any_more(saver, store, said, unsent):
+    store.fail(LeaseLostError("run 'night' was taken over by bob"))
+    save(saver, 1)
+    saver.write("runs/night/status.json", b"1")
+    store.wait_for_failure()
+    wait_until(lambda: saver.lost)
+    assert saver.lost == "run 'night' was taken over by bob"
+    store.error = None
+    saver.write("runs/night/status.json", b"2")
+    assert save(saver, 2), "it is safe on this machine"
+    assert save(saver, 3), "and nobody waits for a store"
+    assert saver.finish(PATIENCE) is False
+    assert (store.order, said) == ([], [])
+    assert set(files_of(3)) <= set(kept(unsent))
+
+
+# This machine's own disk.
+
+
+def test_a_full_disk_here_is_said_with_the_remedy_and_training_goes_on(
+    saver, store, said, unsent, monkeypatch
+):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert save(saver, 1) is False
+    (sentence,) = said
+    assert "step 1: no checkpoint could be written" in sentence
+    assert f"{unsent} (No space left on device)" in sentence
+    assert "free space" in sentence
+    assert "RELAYDET_CACHE" in sentence
+    assert saver.finish(PATIENCE), "there is nothing to wait for"
+    assert save(saver, 2)
+    assert saver.finish(PATIENCE)
+    assert store.order == files_of(2)
+
+
+def test_a_folder_that_cannot_be_made_is_said_too(store, tmp_path, said):
+    (tmp_path / "file").write_bytes(b"")
+    saver = Saver(store, RUN, tmp_path / "file" / "unsent", Lineage(), Keep, said.append)
+    assert save(saver, 1) is False
+    assert "Not a directory" in said[0]
+    saver.close()
+
+
+# What nobody expected.
+
+
+@pytest.fixture
+def broken(saver, store):
+    """A saver whose thread has died of something unexpected."""
+    store.fail(ZeroDivisionError("a bug"))
+    save(saver, 1)
+    store.wait_for_failure()
+    wait_until(lambda: not any(t.name == "saver" and t.is_alive() for t in threading.enumerate()))
+    return saver
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda saver: save(saver, 2), id="save"),
+        pytest.param(lambda saver: saver.finish(PATIENCE), id="finish"),
+        pytest.param(lambda saver: saver.finish(0), id="finish at once"),
+    ],
+)
+def test_what_nobody_expected_reaches_training(broken, call):
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        call(broken)
+
+
+def test_who_waits_when_it_happens_gets_it_too(saver, store):
+    store.gate.clear()
+    save(saver, 1)
+    raised = []
+
+    def finish():
+        try:
+            saver.finish(PATIENCE)
+        except ZeroDivisionError as error:
+            raised.append(error)
+
+    returned, thread = in_thread(finish)
+    assert not returned.wait(0.1)
+    store.fail(ZeroDivisionError("a bug"))
+    store.gate.set()
+    thread.join(PATIENCE)
+    assert raised == [store.error]
