@@ -210,10 +210,12 @@ def short_waits(monkeypatch):
     monkeypatch.setattr(train_job, "acquire", shorter)
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_kill_9_at_random_instants_changes_no_bit(store, uninterrupted, start, seed):
+@pytest.mark.parametrize(
+    ("seed", "times"), [(1, 2), pytest.param(2, 4, marks=pytest.mark.slow)], ids=["twice", "often"]
+)
+def test_kill_9_at_random_instants_changes_no_bit(store, uninterrupted, start, seed, times):
     chance, run, step, kills = random.Random(seed), f"killed-{seed}", 0, 0
-    for _ in range(3):
+    for _ in range(times):
         process = start(config(store, run, workers=1))
         step = process.wait_for_checkpoint(newer_than=step)
         time.sleep(chance.uniform(0, 0.4))
@@ -484,3 +486,33 @@ def test_a_store_that_lost_the_run_gets_it_from_this_machine(
     assert trained == []
     assert weights_hash(own_store, "formatted") == uninterrupted
     assert checkpoints(own_store, "formatted") == [STEPS]
+
+
+@pytest.mark.parametrize(
+    ("file", "left"),
+    [
+        pytest.param("config.json", b"", id="config.json with 0 bytes"),
+        pytest.param("config.json", b'{"run": "dama', id="half config.json"),
+        pytest.param("status.json", b"", id="status.json with 0 bytes"),
+        pytest.param("log.jsonl", b'{"step": 1', id="half log.jsonl"),
+        pytest.param("best.json", b"", id="best.json with 0 bytes"),
+    ],
+)
+def test_a_small_file_that_is_torn_costs_nothing(store, uninterrupted, file, left):
+    """Drive leaves 0 bytes of what it had not uploaded when its runtime went away."""
+    run = f"torn-{file}-{len(left)}"
+    train_quietly(config(store, run, max_minutes=0.0))
+    (store / "runs" / run / file).write_bytes(left)
+    said = []
+    unset = {"batch_size": 8, "image_size": None, "epochs": None}  # a notebook's defaults
+    result = train(config(store, run, **unset), say=said.append)
+    assert (result.state, weights_hash(store, run)) == ("done", uninterrupted)
+    if file in ("config.json", "status.json"):
+        assert any(f"{file}: damaged" in line for line in said)
+
+
+def test_a_run_without_its_config_is_still_the_same_run(store, uninterrupted):
+    train_quietly(config(store, "nameless", max_minutes=0.0))
+    (store / "runs/nameless/config.json").unlink()
+    train_quietly(config(store, "nameless", epochs=None))
+    assert weights_hash(store, "nameless") == uninterrupted

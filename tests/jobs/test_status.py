@@ -10,8 +10,8 @@ import pytest
 
 from relaydet.cli import main
 from relaydet.jobs.status import status
-from relaydet.storage.local import LocalStore
 from relaydet.storage.lease import acquire
+from relaydet.storage.local import LocalStore
 from relaydet.training.outlook import look_ahead
 from relaydet.training.run_files import RunFiles
 

@@ -59,7 +59,7 @@ def evaluate(store, built, step: int, ap: float, dataset: str = "heldout", kept:
     export_model(store, CONFIG, built, step)
     record_ap(store, "night", dataset, {"AP": ap, "AP50": 2 * ap})
     best = RunFiles(store, "night").best()
-    return best and (best["step"], best["dataset"], best["AP"])
+    return best and (best.step, best.dataset, best.AP)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from relaydet.config import TrainConfig
 from relaydet.errors import RelayError
 from relaydet.storage.local import LocalStore
 from relaydet.training.outlook import look_ahead
-from relaydet.training.run_files import RunFiles
+from relaydet.training.run_files import Best, RunFiles
 
 
 @pytest.fixture
@@ -68,9 +68,13 @@ def test_before_the_first_step_nobody_knows_how_long_it_will_take(files):
 
 
 def test_the_best_checkpoint_comes_back(files, tmp_path):
-    files.write_best(30, "heldout", 0.25)
+    files.write_best(Best(30, "heldout", 0.25))
     best = json.loads((tmp_path / "runs" / "night" / "best.json").read_text())
-    assert best == files.best() == {"step": 30, "dataset": "heldout", "AP": 0.25}
+    assert best == {"step": 30, "dataset": "heldout", "AP": 0.25}
+    assert files.best() == Best(30, "heldout", 0.25)
+    for torn in (b"", b'{"step": 3', b"{}"):
+        (tmp_path / "runs" / "night" / "best.json").write_bytes(torn)
+        assert files.best() is None
 
 
 def test_a_configuration_from_before_a_field_was_added_is_read(files):
@@ -84,7 +88,7 @@ def test_files_can_be_handed_to_somebody_who_writes_them_later(files):
     later.write_config(TrainConfig(run="night"))
     later.write_status("running", look_ahead(0, 5, 40, 8.0), 1)
     later.write_log([{"step": 5}])
-    later.write_best(5, "heldout", 0.5)
+    later.write_best(Best(5, "heldout", 0.5))
     assert later.config() is None
     assert files.store.names("runs/night") == []
     assert set(handed) == {
@@ -94,7 +98,7 @@ def test_files_can_be_handed_to_somebody_who_writes_them_later(files):
         files.store.write(name, data)
     assert later.config() == files.config() == TrainConfig(run="night")
     assert later.status()["step"] == 5
-    assert (later.log(), later.best()["step"]) == ([{"step": 5}], 5)
+    assert (later.log(), later.best().step) == ([{"step": 5}], 5)
 
 
 def test_the_log_is_written_whole(files, tmp_path):
@@ -119,7 +123,6 @@ def test_a_new_run_has_no_files(files):
         pytest.param("config.json", "config", b'{"epochs": "many"}', id="wrong type"),
         pytest.param("config.json", "config", b"", id="empty config"),
         pytest.param("status.json", "status", b"[]", id="status is a list"),
-        pytest.param("best.json", "best", b'{"step": 3', id="half the best"),
         pytest.param("log.jsonl", "log", b'{"step": 10}\n{"step"', id="half a line"),
     ],
 )

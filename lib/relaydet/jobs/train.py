@@ -235,15 +235,16 @@ def _train_under(
     _tell(session, start, say)
     try:
         ended = session.go()
-        forget_unsent(unsent, token)
+        if not saver.lost:
+            forget_unsent(unsent, token)
     finally:
         saver.close()
     return ended, session.log
 
 
 def _keep(store: Store, config: TrainConfig) -> Keep:
-    best = _legible(RunFiles(store, config.run).best, None, lambda sentence: None)
-    return Keep(config.keep_last, best["step"] if best else None, 1e9 * config.keep_gigabytes)
+    best = RunFiles(store, config.run).best()
+    return Keep(config.keep_last, best.step if best else None, 1e9 * config.keep_gigabytes)
 
 
 def _as_at(
@@ -261,8 +262,14 @@ def _as_at(
     built.model.train()
     optimizer = build_optimizer(built.model, recipe_of(config.model))
     if checkpoint:
-        built.model.load_state_dict(checkpoint.state["model"])
-        optimizer.load_state_dict(checkpoint.state["optimizer"])
+        try:
+            built.model.load_state_dict(checkpoint.state["model"])
+            optimizer.load_state_dict(checkpoint.state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise RelayError(
+                f"{checkpoint.where}: is of another model than MODEL {config.model!r}"
+                f" ({str(error).splitlines()[0]}); choose another RUN, or remove that file."
+            ) from error
         _tell_changes(checkpoint, config, device, built, say)
     return built, optimizer
 

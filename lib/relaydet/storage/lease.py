@@ -40,6 +40,8 @@ RENEWALS = 6
 """How often it is renewed in that time."""
 LOOKS = 90
 """How often a session that waits for a lease to expire looks at it in that time."""
+_given_back: set[str] = set()
+"""Owners that this process was, so that a store that could not be told holds nobody up here."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ class Holder:
 
     def is_over(self) -> bool:
         """Whether it has expired, was given back, or is of a process that is no more."""
-        return self.seconds_left() <= 0 or is_dead(Process(self.machine, self.pid, self.born))
+        if self.seconds_left() <= 0 or self.owner in _given_back:
+            return True
+        return is_dead(Process(self.machine, self.pid, self.born))
 
     def __str__(self) -> str:
         return (
@@ -213,6 +217,7 @@ class Lease:
     def release(self) -> None:
         """Give the run back: whoever comes next need not wait. Does nothing if it is lost."""
         self._ended.set()
+        _given_back.add(self.holder.owner)
         if self._thread.is_alive():
             self._thread.join()
         try:

@@ -204,7 +204,8 @@ def tidy(store: Store, run: str, newest: dict[str, Any], keep: Keep) -> None:
     stay |= {name.removesuffix(".json"): 0 for new, _, name in manifests if token < new < _DAMAGED}
     names: Iterable[str] = store.names(folder_of(run))
     for name in sorted(names, key=lambda n: not n.endswith(".json")):
-        if name.rsplit(".", 1)[0] not in stay:
+        is_ours = name.rpartition("/")[2].startswith("step-")  # people put notes anywhere
+        if is_ours and name.rsplit(".", 1)[0] not in stay:
             store.delete(name)
 
 

@@ -16,7 +16,7 @@ from relaydet.errors import RelayError
 from relaydet.model import BuiltModel, build_model
 from relaydet.storage.store import Store
 from relaydet.training.checkpoint import folder_of
-from relaydet.training.run_files import RunFiles, as_json
+from relaydet.training.run_files import Best, RunFiles, as_json
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def record_ap(store: Store, run: str, dataset: str, metrics: dict[str, float]) -
     store.write(_facts_name(run), as_json(facts))
     files, step = RunFiles(store, run), int(facts["step"])
     best = files.best()
-    better = best is None or (best["dataset"] == dataset and metrics["AP"] > best["AP"])
+    better = best is None or (best.dataset == dataset and metrics["AP"] > best.AP)
     if better and store.exists(f"{folder_of(run)}/step-{step:08d}.json"):
-        files.write_best(step, dataset, metrics["AP"])
+        files.write_best(Best(step, dataset, metrics["AP"]))
 
 
 def _weights_name(run: str) -> str:

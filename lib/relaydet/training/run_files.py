@@ -18,6 +18,17 @@ LogLine = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Best:
+    """best.json: the checkpoint with the highest AP so far."""
+
+    step: int
+    """Optimizer steps done."""
+    dataset: str
+    """What it was evaluated on."""
+    AP: float
+
+
+@dataclass(frozen=True)
 class RunFiles:
     """Reads and writes a run's files in STORE/runs/RUN."""
 
@@ -76,15 +87,18 @@ class RunFiles:
         data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         self._write("log.jsonl", data)
 
-    def best(self) -> dict[str, Any] | None:
-        """{step, dataset, AP} of the best checkpoint that was evaluated; None before there is."""
+    def best(self) -> Best | None:
+        """The best checkpoint that was evaluated; None before one was, or where that is torn."""
         if not self.store.exists(self._name("best.json")):
             return None
-        return self._decode("best.json", dict[str, Any])
+        try:
+            return msgspec.json.decode(self.store.read(self._name("best.json")), type=Best)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None  # the next evaluation writes it anew
 
-    def write_best(self, step: int, dataset: str, ap: float) -> None:
+    def write_best(self, best: Best) -> None:
         """Keep in mind which checkpoint is the best."""
-        self._write("best.json", as_json({"step": step, "dataset": dataset, "AP": ap}))
+        self._write("best.json", as_json(asdict(best)))
 
     def _write(self, file: str, data: bytes) -> None:
         (self.put or self.store.write)(self._name(file), data)

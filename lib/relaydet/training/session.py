@@ -238,7 +238,7 @@ class Session:
             raise LeaseLostError(self.saver.lost)
         raise StoreError(
             f"Run {self.config.run!r} stopped at step {self.step}, and the store did not come back"
-            f" in time: {self.saver.trouble or 'it is too slow'} What is missing there is kept in"
+            f" in time: {self.saver.trouble or 'it is too slow.'} What is missing there is kept in"
             f" {self.saver.folder}; run again on this machine to carry it over and go on."
         )
 
