@@ -3,6 +3,7 @@
 # make test      the quick tests        make test-all   the slow ones and the notebooks too
 # make lint      style, types, notebooks without outputs
 # make bench     what is measured, into benchmarks/
+# make chaos     220 faults, on a folder and on a bucket (about ten minutes)
 
 PYTHON ?= python3
 STORE ?= work
@@ -12,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 NOTEBOOKS := 1_merge_data 2_train 3_evaluate
 
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo test test-all lint bench chaos clean
 
 setup: .venv/.installed
 
@@ -51,6 +52,10 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/merge_speed.py
 	$(BIN)/python benchmarks/file_check_speed.py
+	$(BIN)/python benchmarks/checkpoint_cost.py
+
+chaos: setup
+	$(BIN)/python tests/chaos --faults 220 --seed 3 --out benchmarks/chaos.md
 
 clean:
 	rm -rf .venv work
