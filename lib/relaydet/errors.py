@@ -12,6 +12,10 @@ class RelayError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+class DataError(RelayError):
+    """An image cannot be read; nothing was computed from its batch."""
+
+
 class StoreError(RelayError):
     """The store does not do what it is asked, and may again: it is full, away or locked.
 

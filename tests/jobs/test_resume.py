@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import multiprocessing
 import os
 import random
@@ -413,7 +415,7 @@ def test_taking_over_stops_the_other_session(store, start, short_waits):
     assert (result.state, result.step > reached) == ("paused", True)
     code, output = first.wait()
     assert code == 0
-    assert re.search(rf"paused at .*taken over by .*process {os.getpid()}\)", output)
+    assert re.search(rf"This session stopped at .*taken over by .*process {os.getpid()}\)", output)
     assert "Traceback" not in output
     status = read(store, "shared", "status.json")
     assert status["step"] == result.step == max(checkpoints(store, "shared"))
@@ -516,3 +518,34 @@ def test_a_run_without_its_config_is_still_the_same_run(store, uninterrupted):
     (store / "runs/nameless/config.json").unlink()
     train_quietly(config(store, "nameless", epochs=None))
     assert weights_hash(store, "nameless") == uninterrupted
+
+
+@pytest.mark.parametrize("left", [None, b"", b"torn"], ids=["gone", "0 bytes", "torn"])
+def test_a_finished_run_whose_weights_are_not_whole_exports_them_again(
+    store, uninterrupted, at_step, left
+):
+    folder, trained = store / "runs/whole", at_step()
+    weights = folder / "model.safetensors"
+    weights.unlink() if left is None else weights.write_bytes(left)
+    assert train_quietly(config(store, "whole")).state == "done"
+    assert trained == []
+    assert weights_hash(store, "whole") == uninterrupted
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == uninterrupted
+
+
+def test_an_image_that_cannot_be_read_costs_no_step(own_store, uninterrupted, tmp_path, at_step):
+    images = json.loads((own_store / "datasets/tiny/annotations.json").read_text())["info"]
+    street = Path(images["sources"]["street"]["images"])
+    moved = tmp_path / "street"
+    shutil.copytree(street, moved)
+    trained = at_step({6: lambda: shutil.rmtree(moved)})
+    there = config(own_store, "hurt", workers=0, images=(f"street={moved}",))
+    with pytest.raises(RelayError, match="cannot be read"):
+        train_quietly(there)
+    status = msgspec.json.decode((own_store / "runs/hurt/status.json").read_bytes())
+    assert (status["state"], status["step"]) == ("failed", trained[-1])
+    shutil.copytree(street, moved)
+    before = len(trained)
+    train_quietly(there)
+    assert trained[before] == status["step"] + 1, "it goes on right there"
+    assert weights_hash(own_store, "hurt") == uninterrupted

@@ -20,7 +20,7 @@ from relaydet.training.run_files import RunFiles
 def store(tmp_path):
     store = LocalStore(tmp_path)
     paused = RunFiles(store, "paused")
-    paused.write_status("paused", look_ahead(0, 30, 120, 60.0), 1, "MAX_MINUTES are over")
+    paused.write_status("paused", look_ahead(0, 30, 120, 30 * 80.0), 1, "MAX_MINUTES are over")
     paused.write_log([{"step": 30, "seconds_per_step": 80.0}])
     RunFiles(store, "finished").write_status("done", look_ahead(0, 120, 120, 60.0), 4)
     store.write("runs/finished/evaluations/held/metrics.json", b'{"AP50": 0.5}')
@@ -49,6 +49,8 @@ def test_every_run_is_told(store, tmp_path):
         "alive": "interrupted",
     }
     assert runs["paused"].seconds_left == 90 * 80
+    assert runs["paused"].sessions_left == 3
+    assert runs["dead"].sessions_left is None
     assert runs["finished"].seconds_left is None
     assert runs["finished"].ap50 == {"held": 0.5}
     table = said[0]

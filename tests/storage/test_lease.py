@@ -564,3 +564,34 @@ def test_without_the_store_nobody_gets_a_lease_and_a_release_is_no_trouble(shaky
     following = acquire(shaky.store, "r", "plain", life=LONG)
     assert following.holder.token == 2
     following.release()
+
+
+def test_tokens_go_on_above_those_of_checkpoints_where_lease_files_were_cleared_away(store, take):
+    take().release()
+    store.delete("runs/r/leases")
+    store.delete(NAME)
+    assert take(above=5).holder.token == 6
+
+
+def test_lease_files_that_are_gone_mean_another_place_and_not_another_session(store, take):
+    """A store may be a mount point itself: unmounted, it is an empty folder to write into."""
+    lease = take()
+    store.delete("runs/r/leases")
+    for call in (lease.confirm, lambda: Fenced(store, lease).write("runs/r/a", b"")):
+        with pytest.raises(
+            StoreError, match=r"runs/r.*the lease of this session is not there.*STORE"
+        ):
+            call()
+    assert not store.exists("runs/r/a")
+    store.create("runs/r/leases/00000001.json", b"{}")
+    lease.confirm()
+
+
+def test_a_session_that_could_not_tell_the_store_holds_nobody_up(tmp_path):
+    """A notebook's kernel lives on; its next cell must not wait for the one before."""
+    store = LocalStore(tmp_path / "store")
+    lease = acquire(store, "r", "plain", life=LONG)
+    store.root.rename(tmp_path / "away")
+    lease.release()
+    (tmp_path / "away").rename(store.root)
+    acquire(store, "r", "plain", life=LONG).release()

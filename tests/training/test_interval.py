@@ -1,4 +1,4 @@
-"""How often to save: as asked, or what loses the least time on the whole."""
+"""How often to save: what loses the least time on the whole."""
 
 from __future__ import annotations
 
@@ -13,19 +13,6 @@ from relaydet.training.interval import LONGEST_SECONDS, SHORTEST_SECONDS, choose
 
 def runtime(name: str) -> Runtime:
     return Runtime(name, "by the test")
-
-
-@pytest.mark.parametrize(
-    ("minutes", "seconds"),
-    [
-        pytest.param(5.0, 300.0, id="five minutes"),
-        pytest.param(0.001, 0.06, id="shorter than it would choose"),
-        pytest.param(600.0, 36_000.0, id="longer than it would choose"),
-        pytest.param(0.0, 0.0, id="after every step"),
-    ],
-)
-def test_what_is_asked_for_is_done(minutes, seconds):
-    assert choose_interval(minutes, 100.0, 1000.0, runtime("colab")) == (seconds, "as asked")
 
 
 @pytest.mark.parametrize(
@@ -44,13 +31,13 @@ def test_what_is_asked_for_is_done(minutes, seconds):
     ],
 )
 def test_what_loses_the_least_time(pack, carry, where, seconds):
-    assert choose_interval(None, pack, carry, runtime(where))[0] == pytest.approx(seconds)
+    assert choose_interval(pack, carry, runtime(where))[0] == pytest.approx(seconds)
 
 
 def test_no_other_interval_loses_less():
     """Time lost: a save each interval, and half an interval at each interruption."""
     cost, life = 2.0, 3600 * LIMITS["kaggle"].interruption_hours
-    best, _ = choose_interval(None, cost, 0.0, runtime("kaggle"))
+    best, _ = choose_interval(cost, 0.0, runtime("kaggle"))
 
     def lost(interval: float) -> float:
         return cost / interval + interval / 2 / life
@@ -60,7 +47,7 @@ def test_no_other_interval_loses_less():
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_the_reason_tells_the_costs_and_where_the_limit_comes_from(name):
-    _, reason = choose_interval(None, 1.26, 12.0, runtime(name))
+    _, reason = choose_interval(1.26, 12.0, runtime(name))
     assert "1.3 s" in reason
     assert "12.0 s" in reason
     assert LIMITS[name].source in reason

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
+from relaydet.config import TrainConfig
 from relaydet.errors import RelayError, StoreError
 from relaydet.runtime.detect import Runtime
 from relaydet.storage.local import LocalStore
 from relaydet.training.checkpoint import Lineage, folder_of, pack, publish
-from relaydet.training.resume import earlier_outputs, find_start, forget_unsent, unsent_folder
+from relaydet.training.resume import (
+    earlier_outputs,
+    find_start,
+    forget_unsent,
+    highest_token,
+    unsent_folder,
+)
 
 RUN = "night"
 KAGGLE = Runtime("kaggle", "by the test")
@@ -29,17 +38,18 @@ class Places:
         self.earlier = [LocalStore(folder / "earlier"), LocalStore(folder / "other")]
         self.said: list[str] = []
 
-    def put(self, where: float, step: int, token: int = 1) -> Path:
+    def put(self, where: float, step: int, token: int = 1, **facts) -> Path:
         """Put a checkpoint somewhere; returns its .pt file."""
         store = {STORE: self.store, EARLIER: self.earlier[0], OTHER: self.earlier[1]}.get(where)
         store = store or LocalStore(self.unsent / str(token))
         with tempfile.TemporaryDirectory() as folder:
             weights = {"model": {"w": torch.full((1,), where)}}
-            publish(store, RUN, pack(Path(folder), step, Lineage(token), weights, {}))
+            publish(store, RUN, pack(Path(folder), step, Lineage(token), weights, facts))
         return store.path(f"{folder_of(RUN)}/step-{step:08d}.pt")
 
     def start(self):
-        return find_start(self.store, RUN, self.unsent, self.earlier, self.said.append)
+        say = self.said.append
+        return find_start(self.store, RUN, self.unsent, self.earlier, TrainConfig(), say)
 
 
 @pytest.fixture
@@ -221,6 +231,39 @@ def test_each_store_and_run_has_a_folder_of_its_own(tmp_path, monkeypatch):
     assert len(folders) == 4
     assert {folder.parent for folder in folders} == {tmp_path / "cache" / "unsent"}
     assert unsent_folder(LocalStore(tmp_path / "a"), "night") in folders, "the same next time"
+
+
+@pytest.mark.parametrize("where", [UNSENT, EARLIER], ids=["this machine", "an earlier store"])
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        pytest.param({"seed": 7}, "SEED 7 instead of 0", id="another seed"),
+        pytest.param({"batch_size": 16}, "BATCH_SIZE 16 instead of 8", id="another batch size"),
+        pytest.param({"workers": 3, "epochs": 9, "device": "cpu"}, "", id="what may change"),
+        pytest.param({}, "", id="the same"),
+    ],
+)
+def test_another_run_of_that_name_is_passed_over(places, where, changed, told):
+    places.put(STORE, 10)
+    written = msgspec.to_builtins(replace(TrainConfig(), **changed))
+    places.put(where, 20, config=written)
+    assert places.start().checkpoint.step == (10 if told else 20)
+    assert told in places.said[0]
+
+
+@pytest.mark.parametrize(
+    ("put", "token"),
+    [
+        pytest.param([], 0, id="nothing there"),
+        pytest.param([(STORE, 10, 3), (STORE, 20, 5)], 5, id="in the store"),
+        pytest.param([(STORE, 10, 3), (UNSENT, 5, 8)], 8, id="on this machine"),
+        pytest.param([(EARLIER, 10, 9)], 0, id="those of another store do not count"),
+    ],
+)
+def test_the_highest_token_of_all_checkpoints(places, put, token):
+    for one in put:
+        places.put(*one)
+    assert highest_token(places.store, RUN, places.unsent) == token
 
 
 def test_what_sessions_up_to_this_one_left_is_removed(places):

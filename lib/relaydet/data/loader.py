@@ -17,7 +17,7 @@ from relaydet.data.augment import Augmentation, augment
 from relaydet.data.dataset import Annotation, Dataset, Image
 from relaydet.data.images import Images, decode_rgb
 from relaydet.data.order import BatchPlan, aspect_groups
-from relaydet.errors import RelayError
+from relaydet.errors import DataError, RelayError
 
 Sample = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
@@ -194,7 +194,7 @@ def image_batches(
 def _raise_first(batch: Sequence[object]) -> None:
     for item in batch:
         if isinstance(item, RelayError):
-            raise item
+            raise DataError(str(item)) from item
 
 
 def _as_list(samples: list[Sample]) -> list[Sample]:
@@ -202,9 +202,13 @@ def _as_list(samples: list[Sample]) -> list[Sample]:
 
 
 def _start_worker(_worker: int) -> None:
-    """A worker has one core, and dies when told to: pausing is for the main process alone."""
+    """A worker has one core, and dies when told to: pausing is for the main process alone.
+
+    A terminal's Ctrl-C reaches all processes; the main one saves, and needs its workers until then.
+    """
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _to_tensor(image_HWC: np.ndarray) -> torch.Tensor:

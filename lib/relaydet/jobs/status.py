@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import msgspec
 
-from relaydet.errors import RelayError
+from relaydet.errors import RelayError, StoreError
 from relaydet.storage.lease import read_holder
 from relaydet.storage.store import Store, open_store
 from relaydet.training.outlook import duration
@@ -66,7 +65,7 @@ def _status_of(store: Store, run: str) -> RunStatus:
     try:
         found = files.status()
         if found is None:
-            return RunStatus(run, "new")
+            return RunStatus(run, "new", holder=_holder(store, run))
         state, holder = str(found["state"]), _holder(store, run)
         if state == "running" and not holder:
             state = "interrupted"
@@ -75,13 +74,16 @@ def _status_of(store: Store, run: str) -> RunStatus:
             state=state,
             step=int(found["step"]),
             total_steps=int(found["total_steps"]),
-            seconds_left=None if state == "done" else _seconds_left(files, found),
+            seconds_left=None if state == "done" else found.get("seconds_left"),
             ap50=_ap50(store, run),
             holder=holder,
-            sessions_left=None if state == "done" else found.get("sessions_left"),
+            # While it runs, a session is as long as it was until now: that says nothing.
+            sessions_left=found.get("sessions_left") if state == "paused" else None,
             updated=str(found["updated"]),
             reason=str(found["reason"]),
         )
+    except StoreError:
+        raise
     except (KeyError, TypeError, ValueError, RelayError, msgspec.MsgspecError) as error:
         return RunStatus(run, "damaged", reason=str(error))
 
@@ -89,12 +91,6 @@ def _status_of(store: Store, run: str) -> RunStatus:
 def _holder(store: Store, run: str) -> str:
     held = read_holder(store, run)
     return "" if held is None or held.is_over() else f"{held.host} ({held.runtime})"
-
-
-def _seconds_left(files: RunFiles, status: dict[str, Any]) -> float | None:
-    log = files.log()
-    steps = int(status["total_steps"]) - int(status["step"])
-    return steps * float(log[-1]["seconds_per_step"]) if log else None
 
 
 def _ap50(store: Store, run: str) -> dict[str, float] | None:

@@ -21,7 +21,7 @@ from relaydet.runtime.device import Device, choose_device
 from relaydet.runtime.limits import find_deadline
 from relaydet.runtime.stop import StopRequest, stop_on_signals
 from relaydet.storage.lease import Fenced, Lease, acquire
-from relaydet.storage.store import Store, open_store
+from relaydet.storage.store import AUTO, Store, open_store
 from relaydet.storage.troubles import on_drive
 from relaydet.training.checkpoint import (
     Checkpoint,
@@ -30,6 +30,7 @@ from relaydet.training.checkpoint import (
     folder_of,
     newest_manifest,
 )
+from relaydet.training.export import is_exported
 from relaydet.training.loop import build_optimizer
 from relaydet.training.outlook import Outlook, look_ahead
 from relaydet.training.resume import (
@@ -37,6 +38,7 @@ from relaydet.training.resume import (
     earlier_outputs,
     find_start,
     forget_unsent,
+    highest_token,
     unsent_folder,
 )
 from relaydet.training.run_files import LogLine, RunFiles
@@ -57,6 +59,8 @@ class TrainResult:
     """done or paused."""
     reason: str
     """Why it paused; empty when done."""
+    lost: bool
+    """Another session has taken the run over; what its files say is that one's."""
     outlook: Outlook
     """How far the run is, and what is left."""
     log: list[LogLine]
@@ -83,6 +87,11 @@ class TrainResult:
     def __str__(self) -> str:
         if self.state == "done":
             return f"Run {self.run!r} is done: {self.step} steps. Everything is in {self.where}"
+        if self.lost:
+            return (
+                f"This session stopped at {self.outlook.step} of {self.outlook.total_steps} steps:"
+                f" {self.reason}. `relaydet status` tells how far the run is in {self.where}"
+            )
         return (
             f"Run {self.run!r} paused at {self.outlook} ({self.reason}). Run it again to go on;"
             f" everything is in {self.where}"
@@ -108,6 +117,11 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
         # cuBLAS reads it when CUDA is first used, and refuses deterministic mode without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     runtime = detect()
+    if config.store == AUTO and runtime.name.startswith("colab"):
+        say(
+            "STORE auto is a folder on this machine, which goes away with it: mount Drive and set"
+            " STORE to a folder in /content/drive/MyDrive, or to gs://bucket/folder"
+        )
     stop = StopRequest(find_deadline(runtime, config.max_minutes))
     places = _places(config, runtime)
     device = choose_device(config.device, config.precision)
@@ -119,7 +133,8 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     if finished:
         say(str(finished))
         return finished
-    lease = acquire(places[0], config.run, runtime.name, config.take_over, say=say)
+    known = highest_token(places[0], config.run, unsent_folder(places[0], config.run))
+    lease = acquire(places[0], config.run, runtime.name, config.take_over, say=say, above=known)
     try:
         with stop_on_signals(stop):
             ended, log = _train_under(
@@ -128,7 +143,9 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     finally:
         lease.release()
     where = places[0].describe(f"runs/{config.run}")
-    result = TrainResult(config.run, ended.state, ended.reason, ended.outlook, log, where)
+    result = TrainResult(
+        config.run, ended.state, ended.reason, ended.lost, ended.outlook, log, where
+    )
     say(str(result))
     _tell_drive(places[0], say)
     return result
@@ -155,7 +172,10 @@ def _started(store: Store, run: str, say: Callable[[str], None]) -> TrainConfig 
     if not manifest or "config" not in manifest:
         return found
     say(f"run {run!r}: what it was started with is taken from its newest checkpoint")
-    return msgspec.convert(manifest["config"], TrainConfig, strict=False)
+    try:
+        return msgspec.convert(manifest["config"], TrainConfig, strict=False)
+    except msgspec.ValidationError:
+        return found  # of a version with other fields; `settle` then decides as for a new run
 
 
 def _legible(read: Callable[[], Any], otherwise: Any, say: Callable[[str], None]) -> Any:
@@ -165,7 +185,7 @@ def _legible(read: Callable[[], Any], otherwise: Any, say: Callable[[str], None]
     except StoreError:
         raise
     except RelayError as error:
-        say(f"{str(error).partition(';')[0]}; it counts as absent and is written anew")
+        say(f"{str(error).partition(';')[0]}; it counts as absent")
         return otherwise
 
 
@@ -176,11 +196,14 @@ def _finished(
     files = RunFiles(store, config.run)
     status = _legible(files.status, None, say)
     total = steps_per_epoch(len(samples), config.batch_size) * int(config.epochs or 0)
-    if not status or status["state"] != "done" or status["step"] < total:
+    if not status or status.get("state") != "done" or status.get("step", 0) < total:
+        return None
+    if not is_exported(store, config.run):
+        say(f"run {config.run!r} is done, but its weights are not whole: exporting them again")
         return None
     outlook = look_ahead(0, total, total, 0.0)
     log: list[LogLine] = _legible(files.log, [], say)
-    return TrainResult(config.run, "done", "", outlook, log, files.where)
+    return TrainResult(config.run, "done", "", False, outlook, log, files.where)
 
 
 def _train_under(
@@ -198,7 +221,7 @@ def _train_under(
     lease.when_lost = stop.ask
     store = Fenced(places[0], lease)
     unsent = unsent_folder(store, config.run)
-    start = find_start(store, config.run, unsent, places[1:], say)
+    start = find_start(store, config.run, unsent, places[1:], config, say)
     built, optimizer = _as_at(start.checkpoint, config, device, saved, say)
     step = start.checkpoint.step if start.checkpoint else 0
     token = lease.holder.token
@@ -213,7 +236,7 @@ def _train_under(
     )
     files = RunFiles(store, config.run, saver.write)
     logs = (_legible(RunFiles(place, config.run).log, [], say) for place in places)
-    log: list[LogLine] = next((lines for lines in logs if lines), [])
+    log: list[LogLine] = max(logs, key=len)  # the others are what it was a while ago
     session = Session(
         files=files,
         saver=saver,
@@ -265,7 +288,7 @@ def _as_at(
         try:
             built.model.load_state_dict(checkpoint.state["model"])
             optimizer.load_state_dict(checkpoint.state["optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise RelayError(
                 f"{checkpoint.where}: is of another model than MODEL {config.model!r}"
                 f" ({str(error).splitlines()[0]}); choose another RUN, or remove that file."
@@ -279,12 +302,12 @@ def _build(config: TrainConfig, saved: SavedDataset, checkpoint: Checkpoint | No
     categories = [category.name for category in saved.dataset.categories]
     if checkpoint is None:
         return build_model(config.model, categories, config.weights, config.image_size, config.seed)
-    if checkpoint.manifest["dataset_sha256"] != saved.sha256:
+    if checkpoint.manifest.get("dataset_sha256", saved.sha256) != saved.sha256:
         raise RelayError(
             f"Dataset {config.dataset!r} has changed since run {config.run!r} was started; merge"
             " it again as it was, or start a new RUN."
         )
-    frozen = checkpoint.manifest["frozen"]
+    frozen = bool(checkpoint.manifest.get("frozen"))
     return build_model(config.model, categories, "none", config.image_size, frozen=frozen)
 
 
@@ -310,9 +333,9 @@ def _tell_changes(
                 " last bits of the weights may not"
             )
     micro_batch = config.micro_batch or config.batch_size
-    if before["micro_batch"] != micro_batch and not built.frozen:
+    if before.get("micro_batch", micro_batch) != micro_batch and not built.frozen:
         say(
-            f"micro-batch: {before['micro_batch']} until now, {micro_batch} from here on; this"
+            f"micro-batch: {before.get('micro_batch')} until now, {micro_batch} from here on; this"
             " model's batch norms train on it, so the weights will differ from a run that kept it"
         )
 

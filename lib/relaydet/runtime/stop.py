@@ -49,8 +49,12 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
         yield
         return
 
+    pressed = 0
+
     def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.reason is not None and number == signal.SIGINT:
+        nonlocal pressed
+        pressed += number == signal.SIGINT
+        if pressed > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.ask(f"stopped by {signal.Signals(number).name}")
 

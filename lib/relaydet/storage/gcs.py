@@ -100,10 +100,11 @@ class GcsStore:
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; none there is fine."""
         with self._explained(name, "be removed"):
+            self._delete_blob(self._blob(name))
             below = self._bucket.list_blobs(
                 prefix=f"{self._prefix}{name}/", timeout=ANSWER_SECONDS, retry=_retry()
             )
-            for blob in [self._blob(name), *below]:
+            for blob in below:
                 self._delete_blob(blob)
 
     @contextmanager
@@ -190,6 +191,7 @@ class GcsStore:
                 f"{where}: there is no bucket {self._bucket_name!r}; create it, or mend STORE."
             ) from error
         except (api.Unauthorized, api.Forbidden, auth.RefreshError) as error:
+            self.__dict__.pop("_bucket", None)  # the next try takes what was logged in with since
             raise StoreError(f"{where} ({_first_line(error)}); {LOG_IN}.") from error
         except (
             api.GoogleAPIError,

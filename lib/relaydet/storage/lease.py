@@ -12,6 +12,7 @@ Source of the fencing token: Kleppmann, "How to do distributed locking", 2016.
 
 What can slip between the look and the write (a process that was stopped right there) carries the
 older token, and whoever reads checkpoints prefers those of the higher token (see `checkpoint`).
+What it can delete in that instant is one checkpoint that it saw before; the one before that stays.
 On a mounted Drive, a token taken on one machine is seen on another only when Drive has carried it
 there, often half a minute later: two sessions that start within that time both believe to hold the
 run, until the one with the lower or the equal token sees the other and stops.
@@ -36,6 +37,8 @@ from relaydet.storage.store import Store
 
 LIFE_SECONDS = 180.0
 """How long a lease lives without being renewed."""
+RELEASE_SECONDS = 10.0
+"""How long giving back waits for a renewal that is under way."""
 RENEWALS = 6
 """How often it is renewed in that time."""
 LOOKS = 90
@@ -113,6 +116,7 @@ def acquire(
     take_over: bool = False,
     life: float = LIFE_SECONDS,
     say: Callable[[str], None] = print,
+    above: int = 0,
 ) -> Lease:
     """Become the one writer of a run.
 
@@ -126,6 +130,7 @@ def acquire(
         take_over: fence off who holds it now instead of waiting.
         life: seconds that the lease lives without being renewed.
         say: takes the line that says what is waited for.
+        above: the highest token known from elsewhere; lease files may have been cleared away.
 
     Returns:
         The lease, renewed in the background until it is released.
@@ -142,11 +147,12 @@ def acquire(
                 _wait_until_over(store, run, held, life, say)
                 continue
             say(f"run {run!r}: taken over from {held}")
-        token = 1 + max([*tokens[-1:], held.token if held else 0])
+        token = 1 + max([*tokens[-1:], held.token if held else 0, above])
         lease = Lease(store, run, _new_holder(token, runtime, life), life)
         if store.create(_token_name(run, token), msgspec.json.encode(lease.holder)):
             lease.begin()
             return lease
+        time.sleep(life / LOOKS)  # somebody was quicker: whoever it was will be seen now
 
 
 def _wait_until_over(
@@ -189,8 +195,13 @@ class Lease:
 
         Raises:
             LeaseLostError: somebody else was quicker.
+            StoreError: the store went away; the token holds nobody up in this process.
         """
-        self.renew()
+        try:
+            self.renew()
+        except RelayError:
+            _given_back.add(self.holder.owner)
+            raise
         self._thread.start()
 
     def confirm(self) -> None:
@@ -219,7 +230,7 @@ class Lease:
         self._ended.set()
         _given_back.add(self.holder.owner)
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(RELEASE_SECONDS)
         try:
             self.confirm()
             self.holder = replace(self.holder, expires=_iso(datetime.now(timezone.utc)))
@@ -240,12 +251,17 @@ class Lease:
     def _why_lost(self) -> str:
         """Why the run is not this session's any more; empty while it is."""
         mine = self.holder
-        highest = _tokens(self._store, self._run)[-1:]
+        highest = max(_tokens(self._store, self._run), default=0)
         told = _decode(self._store, lease_name(self._run))
         other = told is not None and (
             told.token > mine.token or (told.token == mine.token and told.owner != mine.owner)
         )
-        if not other and highest in ([], [mine.token]):
+        if not other and highest < mine.token:
+            raise StoreError(
+                f"{self._store.describe(f'runs/{self._run}')}: the lease of this session is not"
+                " there; is it the same STORE as before, and mounted?"
+            )
+        if not other and highest == mine.token:
             return ""
         by = told if other else read_holder(self._store, self._run)
         return (

@@ -247,6 +247,7 @@ def load_newest(store: Store, run: str) -> tuple[Checkpoint | None, list[str]]:
 def newest_manifest(store: Store, run: str) -> dict[str, Any] | None:
     """The manifest of the newest checkpoint, whether or not its .pt file is whole; None without."""
     whole = [found for found in _manifests(store, run) if found[0] != _DAMAGED]
+    # Read once more: a listing holds no contents, and a run has two or three.
     return _opened(store.read(max(whole)[2]))[0] if whole else None
 
 

@@ -82,6 +82,17 @@ def load_model(store: Store, run: str) -> ExportedModel:
     return ExportedModel(built.model, facts)
 
 
+def is_exported(store: Store, run: str) -> bool:
+    """Whether the store has a run's weights, whole; the end of a session may not have got there."""
+    if not (store.exists(_facts_name(run)) and store.exists(_weights_name(run))):
+        return False
+    try:
+        facts = msgspec.json.decode(store.read(_facts_name(run)))
+        return bool(hashlib.sha256(store.read(_weights_name(run))).hexdigest() == facts["sha256"])
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
+        return False
+
+
 def record_ap(store: Store, run: str, dataset: str, metrics: dict[str, float]) -> None:
     """Note a run's metrics on a dataset in its model.json, and which checkpoint is the best.
 

@@ -12,23 +12,20 @@ LONGEST_SECONDS = 1800.0
 
 
 def choose_interval(
-    asked_minutes: float | None, pack_seconds: float, carry_seconds: float, runtime: Runtime
+    pack_seconds: float, carry_seconds: float, runtime: Runtime
 ) -> tuple[float, str]:
     """Seconds between two checkpoints, and why.
 
-    Where nothing is asked for, the interval is that which loses the least time on the whole: the
+    The interval is that which loses the least time on the whole: the
     square root of 2 x cost of a save x mean time between interruptions (Young, "A first order
     approximation to the optimum checkpoint interval", CACM 1974), between one minute and thirty,
-    and never shorter than twice what a checkpoint takes to the store.
+    and within these no shorter than twice what a checkpoint takes to the store.
 
     Args:
-        asked_minutes: what the user wants; None asks for the best.
         pack_seconds: how long training stands still for a save.
         carry_seconds: how long a checkpoint takes to the store, while training goes on.
         runtime: where this is; `LIMITS` says how long a session may hope to live there.
     """
-    if asked_minutes is not None:
-        return 60 * asked_minutes, "as asked"
     limits = LIMITS[runtime.name]
     best = math.sqrt(2 * pack_seconds * 3600 * limits.interruption_hours)
     seconds = min(max(best, SHORTEST_SECONDS, 2 * carry_seconds), LONGEST_SECONDS)

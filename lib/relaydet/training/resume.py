@@ -9,16 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from relaydet.config import TrainConfig
 from relaydet.errors import RelayError
 from relaydet.runtime.detect import Runtime
 from relaydet.storage.cache import cache_root
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store, open_store
-from relaydet.training.checkpoint import Checkpoint, load_newest
+from relaydet.training.checkpoint import Checkpoint, load_newest, newest_manifest
+from relaydet.training.settings import differences
 
 KAGGLE_INPUT = Path("/kaggle/input")
-_DEPTH = 4
-"""Folders below /kaggle/input in which an attached output may have its runs/."""
+_DEPTH = 3
+"""How many folders below /kaggle/input an attached output may have its runs/ in."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def earlier_outputs(
     if runtime.name != "kaggle" or not attached.is_dir():
         return []
     config = f"runs/{glob.escape(run)}/config.json"
-    patterns = ("*/" * depth + config for depth in range(1, _DEPTH))
+    patterns = ("*/" * depth + config for depth in range(1, _DEPTH + 1))
     found = [path for pattern in patterns for path in attached.glob(pattern)]
     return [LocalStore(path.parents[2]) for path in sorted(found)]
 
@@ -76,6 +78,7 @@ def find_start(
     run: str,
     unsent: Path,
     earlier: Sequence[Store],
+    config: TrainConfig,
     say: Callable[[str], None] = print,
 ) -> Start:
     """Load the newest checkpoint of all places.
@@ -85,6 +88,7 @@ def find_start(
         run: its name.
         unsent: folder of what this machine could not carry to the store (`unsent_folder`).
         earlier: stores in which the run was trained before.
+        config: what is trained; what was trained otherwise elsewhere is another run of that name.
         say: takes a sentence for each checkpoint that was passed over, and where the one taken is.
 
     Raises:
@@ -92,18 +96,15 @@ def find_start(
         StoreError: a store cannot be read.
     """
     best, passed = load_newest(store, run)
-    in_store = best is not None
-    for folder in sorted(unsent.glob("*")):
-        found, more = load_newest(LocalStore(folder), run)
+    in_store, others = best is not None, []
+    for place in [*map(LocalStore, sorted(unsent.glob("*"))), *earlier]:
+        found, more = load_newest(place, run)
         passed += more
-        if found and (best is None or _age(found) > _age(best)):
+        if found and (changed := differences(found.manifest.get("config"), config)):
+            others.append(f"passed over {found.where}: of another run, with {', '.join(changed)}")
+        elif found and (best is None or _is_newer(found, best, place in earlier)):
             best, in_store = found, False
-    for other in earlier:
-        found, more = load_newest(other, run)
-        passed += more
-        if found and (best is None or found.step > best.step):
-            best, in_store = found, False
-    for sentence in passed:
+    for sentence in passed + others:
         say(sentence)
     if passed and best is None:
         raise RelayError(
@@ -122,6 +123,20 @@ def forget_unsent(unsent: Path, token: int) -> None:
             # One that was fenced off may still be at work there: what it finds missing makes it
             # look at its lease, and what it leaves is older, and known to be.
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def highest_token(store: Store, run: str, unsent: Path) -> int:
+    """The highest token that a checkpoint was made under, in the store or here; 0 without any."""
+    manifest = newest_manifest(store, run) or {}
+    here = [int(folder.name) for folder in unsent.glob("*") if folder.name.isdecimal()]
+    return max([int(manifest.get("token", 0)), *here])
+
+
+def _is_newer(found: Checkpoint, best: Checkpoint, elsewhere: bool) -> bool:
+    """Tokens of another store count on their own; there, the step alone tells."""
+    if elsewhere:
+        return found.step > best.step
+    return _age(found) > _age(best)
 
 
 def _age(checkpoint: Checkpoint) -> tuple[int, int]:

@@ -20,6 +20,8 @@ from relaydet.training.checkpoint import Keep, Lineage, Packed, pack, publish, t
 
 FIRST_WAIT_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 60.0
+LEAST_PATIENCE_SECONDS = 120.0
+"""How long training waits at least for a checkpoint that is on its way."""
 
 
 class Saver:
@@ -135,9 +137,12 @@ class Saver:
         return bool(self._waiting or self._files or self._busy)
 
     def _wait_while_on_its_way(self) -> None:
+        """Not for ever: a mount may block without an error, and a deadline does not wait."""
+        patience = max(LEAST_PATIENCE_SECONDS, 5 * self.carry_seconds)
         with self._changed:
-            while (self._waiting or self._busy) and not (self.trouble or self._ended()):
-                self._changed.wait(1.0)
+            self._changed.wait_for(
+                lambda: not (self._waiting or self._busy) or self.trouble or self._ended(), patience
+            )
             self._raise_failure()
 
     def _carry_all(self) -> None:

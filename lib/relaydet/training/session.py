@@ -12,7 +12,7 @@ import torch
 from relaydet.config import TrainConfig
 from relaydet.data.loader import Samples, training_batches
 from relaydet.data.order import BatchPlan, steps_per_epoch
-from relaydet.errors import LeaseLostError, RelayError, StoreError
+from relaydet.errors import DataError, LeaseLostError, RelayError, StoreError
 from relaydet.model import BuiltModel, recipe_of
 from relaydet.runtime.detect import Runtime
 from relaydet.runtime.device import Device
@@ -31,6 +31,7 @@ LOG_SECONDS = 60.0
 FINISH_SECONDS = 600.0
 """How long the end of a session waits for a store that is away."""
 LEAST_FINISH_SECONDS = 30.0
+INTERRUPTED_SECONDS = 2.0
 RESERVE_SECONDS = 5.0
 """Kept free before a deadline besides what saving takes."""
 
@@ -43,6 +44,8 @@ class Ended:
     """done or paused."""
     reason: str
     """Why it paused; empty when done."""
+    lost: bool
+    """Another session has taken the run over."""
     outlook: Outlook
 
 
@@ -76,7 +79,7 @@ class Session:
         self.started = self.saved_at = self.logged_at = time.monotonic()
         asked = self.config.checkpoint_minutes
         self.interval = SHORTEST_SECONDS if asked is None else 60 * asked
-        self.interval_told = asked is not None
+        self.interval_chosen = asked is not None
 
     @property
     def epoch_steps(self) -> int:
@@ -112,6 +115,14 @@ class Session:
             )
             self._fail(message)
             raise RelayError(message) from error
+        except KeyboardInterrupt:
+            self._tell_state("paused", "interrupted; what came after the last checkpoint is lost")
+            self.saver.finish(INTERRUPTED_SECONDS)
+            raise
+        except DataError as error:
+            self._save()  # nothing was computed from the batch that cannot be read
+            self._fail(str(error))
+            raise
         except BaseException as error:
             self._fail(str(error) or type(error).__name__)
             raise
@@ -166,20 +177,20 @@ class Session:
         )
 
     def _must_save(self) -> bool:
-        if not self.interval_told and self.saver.published is not None:
+        if not self.interval_chosen and self.saver.published is not None:
             self._choose_interval()
         due = time.monotonic() - self.saved_at >= self.interval
         return due or self.step % self.epoch_steps == 0 or bool(self.stop)
 
     def _choose_interval(self) -> None:
         self.interval, reason = choose_interval(
-            None, self.saver.pack_seconds, self.saver.carry_seconds, self.runtime
+            self.saver.pack_seconds, self.saver.carry_seconds, self.runtime
         )
         self.say(f"checkpoints: every {duration(self.interval)} ({reason}), and after each epoch")
-        self.interval_told = True
+        self.interval_chosen = True
 
     def _reserve(self, step_seconds: float) -> None:
-        """Keep so much time free before a deadline as the last checkpoint and the export take."""
+        """Keep so much time free before a deadline as saving takes thrice: the export is one."""
         save = self.saver.pack_seconds + self.saver.carry_seconds
         self.stop.reserve = 3 * save + 2 * step_seconds + RESERVE_SECONDS
 
@@ -219,8 +230,10 @@ class Session:
 
     def _end(self) -> Ended:
         """Bring everything into the store: the checkpoint, then the weights, then the status."""
-        done = self.step == self.total_steps
+        done = self.step >= self.total_steps
         reason = "" if done else str(self.stop.reason)
+        if not done and self.saved_step != self.step:
+            reason += f"; what came after step {self.saved_step or 0} could not be saved"
         until = time.monotonic() + self._patience()
         try:
             if not self.saver.finish(until - time.monotonic()):
@@ -230,8 +243,8 @@ class Session:
             if not self.saver.finish(until - time.monotonic()):
                 self._raise_unsaved()
         except LeaseLostError as error:
-            return Ended("paused", str(error), self.outlook())
-        return Ended("done" if done else "paused", reason, self.outlook())
+            return Ended("paused", str(error), True, self.outlook())
+        return Ended("done" if done else "paused", reason, False, self.outlook())
 
     def _raise_unsaved(self) -> None:
         if self.saver.lost:
@@ -255,7 +268,10 @@ class Session:
                 time.sleep(min(10.0, max(0.1, until - time.monotonic())))
 
     def _patience(self) -> float:
-        """Seconds to wait for the store at the end: until the deadline, where there is one."""
+        """Seconds to wait for the store at the end: until the runtime's limit, where there is one.
+
+        MAX_MINUTES is no wall to run into: past it, saving goes before punctuality.
+        """
         if self.stop.deadline is None or self.config.max_minutes is not None:
             return FINISH_SECONDS
         left = self.stop.deadline.at - time.monotonic()

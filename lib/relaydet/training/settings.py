@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
+
+import msgspec
 
 from relaydet.config import TrainConfig, check_seed
 from relaydet.errors import RelayError
@@ -29,7 +32,12 @@ _FREE_FIELDS = frozenset(
     }
 )
 _ABOVE_ZERO = (
-    *("epochs", "batch_size", "learning_rate", "image_size", "micro_batch", "keep_gigabytes"),
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "image_size",
+    "micro_batch",
+    "keep_gigabytes",
 )
 _ZERO_OR_MORE = ("workers", "max_minutes", "checkpoint_minutes")
 
@@ -63,6 +71,25 @@ def settle(
         learning_rate=asked.learning_rate or recipe.peak_learning_rate(asked.batch_size),
         image_size=asked.image_size or recipe.image_size,
     )
+
+
+def differences(written: dict[str, Any] | None, config: TrainConfig) -> list[str]:
+    """What makes a checkpoint one of another run: the fields that may not change.
+
+    Args:
+        written: the configuration in its manifest; None, of an older version, says nothing.
+        config: what is trained now.
+
+    Returns:
+        A sentence's part for each: "SEED 7 instead of 0".
+    """
+    now = msgspec.json.decode(msgspec.json.encode(config))  # as a manifest has it
+    return [
+        f"{name.upper()} {written[name]!r} instead of {now[name]!r}"
+        for name in now
+        if written and name not in (*_FREE_FIELDS, "epochs", "run")
+        if name in written and written[name] != now[name]
+    ]
 
 
 def _refuse_nonsense(asked: TrainConfig) -> None:
