@@ -433,7 +433,7 @@ def test_the_store_goes_away_and_comes_back(own_store, uninterrupted, short_wait
     assert (result.state, result.step) == ("done", STEPS)
     assert weights_hash(own_store, "unplugged") == uninterrupted
     (trouble,) = (line for line in said if "Training goes on" in line)
-    assert f"{own_store}: cannot be reached (the folder is gone)" in trouble
+    assert str(own_store) in trouble, "whatever was being done just then"
     assert "the store is back, and has everything again" in said
     assert checkpoints(own_store, "unplugged") == [STEPS - 1, STEPS]
     assert not list(unsent(own_store, "unplugged").glob("*"))

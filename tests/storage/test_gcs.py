@@ -257,7 +257,7 @@ def test_a_create_that_another_overtakes_is_not_ours(direct, store, line, path, 
 
 def test_a_delete_whose_answer_is_lost_is_done(direct, store, line):
     direct.write("a/x", b"1")
-    line.answers = [lambda: None, AFTER]
+    line.answers = [AFTER]
     store.delete("a/x")
     assert len([request for request in line.asked if request.startswith("DELETE")]) == 2
     assert not direct.exists("a/x")
