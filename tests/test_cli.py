@@ -124,7 +124,7 @@ MERGE = "merge --sources sources.json --store store"
             None, f"{MERGE} --categories persn", "did you mean person", id="category not found"
         ),
         pytest.param(None, "merge --store coco.json", "STORE coco.json", id="store is a file"),
-        pytest.param(None, "merge --store gs://b/p", "folders only", id="store is a bucket"),
+        pytest.param(None, "merge --store s3://b/p", "give a folder", id="store is elsewhere"),
         pytest.param(
             None, "train --dataset none --store store", "no dataset 'none'", id="unknown dataset"
         ),

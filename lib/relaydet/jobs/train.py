@@ -133,12 +133,14 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     if finished:
         say(str(finished))
         return finished
+    # Mistakes in MODEL, WEIGHTS or IMAGE_SIZE come out here, before anything is written.
+    new = None if started else _build(config, saved, None)
     known = highest_token(places[0], config.run, unsent_folder(places[0], config.run))
     lease = acquire(places[0], config.run, runtime.name, config.take_over, say=say, above=known)
     try:
         with stop_on_signals(stop):
             ended, log = _train_under(
-                lease, places, config, device, runtime, saved, samples, stop, say
+                lease, places, config, device, runtime, saved, samples, new, stop, say
             )
     finally:
         lease.release()
@@ -214,6 +216,7 @@ def _train_under(
     runtime: Runtime,
     saved: SavedDataset,
     samples: Samples,
+    new: BuiltModel | None,
     stop: StopRequest,
     say: Callable[[str], None],
 ) -> tuple[Ended, list[LogLine]]:
@@ -222,7 +225,7 @@ def _train_under(
     store = Fenced(places[0], lease)
     unsent = unsent_folder(store, config.run)
     start = find_start(store, config.run, unsent, places[1:], config, say)
-    built, optimizer = _as_at(start.checkpoint, config, device, saved, say)
+    built, optimizer = _as_at(start.checkpoint, new, config, device, saved, say)
     step = start.checkpoint.step if start.checkpoint else 0
     token = lease.holder.token
     saver = Saver(
@@ -272,6 +275,7 @@ def _keep(store: Store, config: TrainConfig) -> Keep:
 
 def _as_at(
     checkpoint: Checkpoint | None,
+    new: BuiltModel | None,
     config: TrainConfig,
     device: Device,
     saved: SavedDataset,
@@ -279,7 +283,7 @@ def _as_at(
 ) -> tuple[BuiltModel, torch.optim.Optimizer]:
     """The detector and its optimizer as they were at a checkpoint, or new."""
     torch.use_deterministic_algorithms(config.deterministic)
-    built = _build(config, saved, checkpoint)
+    built = new if new and not checkpoint else _build(config, saved, checkpoint)
     built.model.to(device.device)
     built.model.to(memory_format=torch.channels_last)
     built.model.train()
