@@ -38,9 +38,11 @@ from relaydet.training.saver import Saver
 from relaydet.training.schedule import Schedule
 
 MODEL, BATCH = "small", 8
-WINDOW_SECONDS = 60.0
-"""The interval in question: one save falls into such a window."""
-PAIRS = int(os.environ.get("PAIRS", "5"))
+WINDOW_SECONDS = 8.0
+"""Short, so that a window and its neighbour meet the machine in the same mood."""
+INTERVAL_SECONDS = 60.0
+"""The interval in question: a save costs so many seconds of every such one."""
+PAIRS = int(os.environ.get("PAIRS", "12"))
 STARTS = 3
 # Runs in a process of its own: the instant of the first step, beside that of the process's start.
 FIRST_STEP = """
@@ -82,7 +84,7 @@ def windows(store: LocalStore, folder: Path) -> None:
     while time.monotonic() - began < WINDOW_SECONDS:
         next(steps)
         count += 1
-    rates: dict[bool, list[float]] = {False: [], True: []}
+    took: dict[bool, list[float]] = {False: [], True: []}
     with _saver(folder / "saved") as saver:
         for turn in range(2 * PAIRS):
             saving = turn % 2 == 1
@@ -91,19 +93,16 @@ def windows(store: LocalStore, folder: Path) -> None:
                 saver.save(turn, state(), {})
             for _ in range(count):
                 next(steps)
-            rates[saving].append(count / (time.monotonic() - began))
+            took[saving].append(time.monotonic() - began)
             saver.finish(60)
-    plain, saved = (statistics.median(rates[saving]) for saving in (False, True))
-    ratios = [a / b - 1 for a, b in zip(rates[False], rates[True], strict=True)]
-    print(f"{MODEL}, batch {BATCH}, {count} steps a window, {PAIRS} pairs of windows")
-    print(f"  without a save  {plain:.3f} steps/s")
-    print(f"  with one        {saved:.3f} steps/s")
-    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
-    print(
-        f"  cost            {statistics.median(ratios):+.2%} (quartiles {quartiles[0]:+.2%},"
-        f" {quartiles[2]:+.2%})"
-    )
-    print(f"  of which training stood still {saver.pack_seconds:.2f} s a save")
+    lost = [saved - plain for plain, saved in zip(took[False], took[True], strict=True)]
+    low, middle, high = statistics.quantiles(lost, n=4)
+    print(f"{MODEL}, batch {BATCH}: {PAIRS} pairs of windows of {count} steps")
+    print(f"  without a save  {statistics.median(took[False]):.2f} s")
+    print(f"  with one        {statistics.median(took[True]):.2f} s")
+    print(f"  a save costs    {middle:.2f} s (quartiles {low:.2f}, {high:.2f})")
+    print(f"  of a minute     {middle / INTERVAL_SECONDS:.1%}")
+    print(f"  of which training stood still {saver.pack_seconds:.2f} s")
 
 
 def sizes(folder: Path) -> None:

@@ -41,6 +41,18 @@ def test_a_plan_from_any_step_is_the_tail_of_the_whole_plan(data, seed, groups, 
     assert list(tail) == list(tail), "iterating does not use it up"
 
 
+@given(SEEDS, GROUPS, BATCH_SIZES, st.integers(1, 9), st.integers(0, 20))
+def test_ranks_share_the_very_batches_of_one_process(seed, groups, batch_size, ranks, first):
+    last = first + 2 * steps_per_epoch(len(groups), batch_size)
+    whole = list(BatchPlan(seed, groups, batch_size, first, last))
+    shares = [
+        BatchPlan(seed, groups, batch_size, first, last, rank, ranks) for rank in range(ranks)
+    ]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert [key for part in parts for key in part] == batch, "in the same order"
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1, "shared evenly"
+
+
 def test_keys_tell_the_epoch():
     plan = BatchPlan(0, np.zeros(5, int), 2, 0, 6)
     assert [{epoch for epoch, _ in batch} for batch in plan] == [{0}] * 3 + [{1}] * 3

@@ -64,6 +64,10 @@ class BatchPlan:
     batch_size: int
     first_step: int
     last_step: int
+    rank: int = 0
+    """Which of the processes that share each batch this is."""
+    ranks: int = 1
+    """How many they are; a rank may get nothing of a batch that is smaller."""
 
     def __len__(self) -> int:
         return self.last_step - self.first_step
@@ -75,5 +79,6 @@ class BatchPlan:
             epoch, done = divmod(step, per_epoch)
             batches = epoch_batches(self.seed, epoch, self.groups_N, self.batch_size)
             for batch in batches[done : done + self.last_step - step]:
-                yield [(epoch, int(index)) for index in batch]
+                share = np.array_split(batch, self.ranks)[self.rank]
+                yield [(epoch, int(index)) for index in share]
                 step += 1
