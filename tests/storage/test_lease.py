@@ -21,8 +21,9 @@ from gcs_server import connect, serve_line
 from relaydet.errors import LeaseLostError, RelayError, StoreError
 from relaydet.runtime.machine import this_process
 from relaydet.storage import gcs
+from relaydet.storage.fenced import Fenced
 from relaydet.storage.gcs import GcsStore
-from relaydet.storage.lease import Fenced, acquire, lease_name, read_holder
+from relaydet.storage.lease import acquire, lease_name, read_holder
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store
 

@@ -19,7 +19,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from relaydet.errors import LeaseLostError, StoreError
-from relaydet.storage.lease import Fenced, acquire
+from relaydet.storage.fenced import Fenced
+from relaydet.storage.lease import acquire
 from relaydet.storage.local import LocalStore
 from relaydet.training.checkpoint import (
     Keep,

@@ -8,31 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import torch
 
 from relaydet.config import TrainConfig, check_name, parse_images
 from relaydet.data.loader import Samples, training_samples
 from relaydet.data.order import steps_per_epoch
 from relaydet.data.saved import SavedDataset, annotations_name, load_dataset, open_sources
 from relaydet.errors import RelayError, StoreError
-from relaydet.model import BuiltModel, build_model, recipe_of
+from relaydet.model import BuiltModel, recipe_of
 from relaydet.runtime.detect import Runtime, detect
 from relaydet.runtime.device import Device, choose_device
 from relaydet.runtime.limits import find_deadline
 from relaydet.runtime.stop import StopRequest, stop_on_signals
-from relaydet.storage.lease import Fenced, Lease, acquire
+from relaydet.storage.fenced import Fenced
+from relaydet.storage.lease import Lease, acquire
 from relaydet.storage.store import AUTO, Store, open_store
 from relaydet.storage.troubles import on_drive
-from relaydet.training.checkpoint import (
-    Checkpoint,
-    Keep,
-    Lineage,
-    folder_of,
-    newest_manifest,
-)
+from relaydet.training.checkpoint import Keep, Lineage, folder_of, newest_manifest
 from relaydet.training.export import is_exported
-from relaydet.training.loop import build_optimizer
 from relaydet.training.outlook import Outlook, look_ahead
+from relaydet.training.restore import build, restore
 from relaydet.training.resume import (
     Start,
     earlier_outputs,
@@ -134,7 +128,7 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
         say(str(finished))
         return finished
     # Mistakes in MODEL, WEIGHTS or IMAGE_SIZE come out here, before anything is written.
-    new = None if started else _build(config, saved, None)
+    new = None if started else build(config, saved, None)
     known = highest_token(places[0], config.run, unsent_folder(places[0], config.run))
     lease = acquire(places[0], config.run, runtime.name, config.take_over, say=say, above=known)
     try:
@@ -225,7 +219,7 @@ def _train_under(
     store = Fenced(places[0], lease)
     unsent = unsent_folder(store, config.run)
     start = find_start(store, config.run, unsent, places[1:], config, say)
-    built, optimizer = _as_at(start.checkpoint, new, config, device, saved, say)
+    built, optimizer = restore(start.checkpoint, new, config, device, saved, say)
     step = start.checkpoint.step if start.checkpoint else 0
     token = lease.holder.token
     saver = Saver(
@@ -271,77 +265,6 @@ def _train_under(
 def _keep(store: Store, config: TrainConfig) -> Keep:
     best = RunFiles(store, config.run).best()
     return Keep(config.keep_last, best.step if best else None, 1e9 * config.keep_gigabytes)
-
-
-def _as_at(
-    checkpoint: Checkpoint | None,
-    new: BuiltModel | None,
-    config: TrainConfig,
-    device: Device,
-    saved: SavedDataset,
-    say: Callable[[str], None],
-) -> tuple[BuiltModel, torch.optim.Optimizer]:
-    """The detector and its optimizer as they were at a checkpoint, or new."""
-    torch.use_deterministic_algorithms(config.deterministic)
-    built = new if new and not checkpoint else _build(config, saved, checkpoint)
-    built.model.to(device.device)
-    built.model.to(memory_format=torch.channels_last)
-    built.model.train()
-    optimizer = build_optimizer(built.model, recipe_of(config.model))
-    if checkpoint:
-        try:
-            built.model.load_state_dict(checkpoint.state["model"])
-            optimizer.load_state_dict(checkpoint.state["optimizer"])
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise RelayError(
-                f"{checkpoint.where}: is of another model than MODEL {config.model!r}"
-                f" ({str(error).splitlines()[0]}); choose another RUN, or remove that file."
-            ) from error
-        _tell_changes(checkpoint, config, device, built, say)
-    return built, optimizer
-
-
-def _build(config: TrainConfig, saved: SavedDataset, checkpoint: Checkpoint | None) -> BuiltModel:
-    """The detector with its first weights, or one that the checkpoint fits."""
-    categories = [category.name for category in saved.dataset.categories]
-    if checkpoint is None:
-        return build_model(config.model, categories, config.weights, config.image_size, config.seed)
-    if checkpoint.manifest.get("dataset_sha256", saved.sha256) != saved.sha256:
-        raise RelayError(
-            f"Dataset {config.dataset!r} has changed since run {config.run!r} was started; merge"
-            " it again as it was, or start a new RUN."
-        )
-    frozen = bool(checkpoint.manifest.get("frozen"))
-    return build_model(config.model, categories, "none", config.image_size, frozen=frozen)
-
-
-def _tell_changes(
-    checkpoint: Checkpoint,
-    config: TrainConfig,
-    device: Device,
-    built: BuiltModel,
-    say: Callable[[str], None],
-) -> None:
-    """Name what is free to differ from the session before and yet reaches the weights."""
-    before = checkpoint.manifest
-    now = {
-        "precision": str(device.dtype).removeprefix("torch."),
-        "device": device.name,
-        "threads": torch.get_num_threads(),
-    }
-    for fact, value in now.items():
-        was = before.get(fact, value)
-        if was != value and (fact != "threads" or device.device.type == "cpu"):
-            say(
-                f"{fact}: {was} until now, {value} from here on; the samples stay the same, the"
-                " last bits of the weights may not"
-            )
-    micro_batch = config.micro_batch or config.batch_size
-    if before.get("micro_batch", micro_batch) != micro_batch and not built.frozen:
-        say(
-            f"micro-batch: {before.get('micro_batch')} until now, {micro_batch} from here on; this"
-            " model's batch norms train on it, so the weights will differ from a run that kept it"
-        )
 
 
 def _tell(session: Session, start: Start, say: Callable[[str], None]) -> None:

@@ -4,7 +4,7 @@ Whoever trains a run holds its lease and renews it; a lease that is not renewed 
 has a token, one higher than the one before. The token is taken by creating the file
 STORE/runs/RUN/leases/00000007.json, which only one can (see `Store.create`) and which nobody ever
 overwrites or deletes: whoever holds the highest one holds the run, and before anything is written
-to the run the holder looks whether it still is the highest (see `Fenced`). lease.json tells
+to the run the holder looks whether it still is the highest (see `fenced`). lease.json tells
 everyone who holds the run until when; it decides when a new token may be taken, not who may
 write.
 
@@ -23,11 +23,9 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 import msgspec
 
@@ -268,63 +266,6 @@ class Lease:
             f"run {self._run!r} was taken over by {by}; this session stops, and nothing that the"
             " other one needs was touched"
         )
-
-
-class Fenced:
-    """A store that is written to only while a lease is held; has the methods of `Store`."""
-
-    def __init__(self, store: Store, lease: Lease) -> None:
-        self.location = store.location
-        self._store = store
-        self._lease = lease
-
-    def read(self, name: str) -> bytes:
-        """See `Store.read`."""
-        return self._store.read(name)
-
-    def write(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> None:
-        """See `Store.write`; raises LeaseLostError as well."""
-        self._lease.confirm()
-        self._store.write(name, data)
-
-    def create(self, name: str, data: bytes | Path) -> bool:
-        """See `Store.create`; raises LeaseLostError as well."""
-        self._lease.confirm()
-        return self._store.create(name, data)
-
-    def differs(self, name: str, original: Path) -> str:
-        """See `Store.differs`."""
-        return self._store.differs(name, original)
-
-    def names(self, prefix: str) -> list[str]:
-        """See `Store.names`."""
-        return self._store.names(prefix)
-
-    def folders(self, prefix: str) -> list[str]:
-        """See `Store.folders`."""
-        return self._store.folders(prefix)
-
-    def exists(self, name: str) -> bool:
-        """See `Store.exists`."""
-        return self._store.exists(name)
-
-    def delete(self, name: str) -> None:
-        """See `Store.delete`; raises LeaseLostError as well."""
-        self._lease.confirm()
-        self._store.delete(name)
-
-    def folder(self, name: str) -> AbstractContextManager[Callable[[str, bytes], None]]:
-        """See `Store.folder`; raises LeaseLostError as well."""
-        self._lease.confirm()
-        return self._store.folder(name)
-
-    def describe(self, name: str) -> str:
-        """See `Store.describe`."""
-        return self._store.describe(name)
-
-    def place(self, name: str) -> str:
-        """See `Store.place`."""
-        return self._store.place(name)
 
 
 def _new_holder(token: int, runtime: str, life: float) -> Holder:
