@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from relaydet.errors import RelayError, StoreError
-from relaydet.storage.gcs_files import LOG_IN, SCHEME, split_address
+from relaydet.storage.gcs_files import LOG_IN, SCHEME, google_libraries, split_address
 
 TRY_SECONDS = 60.0
 """How long one operation is tried again before it counts as failed."""
@@ -130,13 +130,7 @@ class GcsStore:
 
     @cached_property
     def _bucket(self) -> Any:
-        try:
-            from google.auth import exceptions
-            from google.cloud import storage
-        except ImportError as error:
-            raise RelayError(
-                "gs:// needs the package google-cloud-storage; pip install google-cloud-storage."
-            ) from error
+        storage, exceptions = google_libraries()
         try:
             return storage.Client(project=None).bucket(self._bucket_name)
         except (exceptions.GoogleAuthError, OSError, ValueError) as error:

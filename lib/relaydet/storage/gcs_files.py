@@ -79,19 +79,30 @@ def gcs_server() -> Server:
     return Server(get, stated_checksum, LOG_IN + why_none)
 
 
-def _open_session() -> tuple[requests.Session, Any, str]:
-    """A session that adds credentials, the module of what it may raise, and why it adds none."""
-    import requests
+def google_libraries() -> tuple[Any, Any]:
+    """The modules google.cloud.storage and google.auth.exceptions.
 
+    Raises:
+        RelayError: they are not installed.
+    """
     try:
         from google.auth import exceptions
-        from google.auth.credentials import AnonymousCredentials
-        from google.auth.transport.requests import AuthorizedSession
         from google.cloud import storage
     except ImportError as error:
         raise RelayError(
             "gs:// needs the package google-cloud-storage; pip install google-cloud-storage."
         ) from error
+    return storage, exceptions
+
+
+def _open_session() -> tuple[requests.Session, Any, str]:
+    """A session that adds credentials, the module of what it may raise, and why it adds none."""
+    import requests
+
+    storage, exceptions = google_libraries()
+    from google.auth.credentials import AnonymousCredentials
+    from google.auth.transport.requests import AuthorizedSession
+
     try:
         # Not google.auth.default(): Kaggle gives its credentials to this class alone.
         credentials = storage.Client(project=None)._credentials

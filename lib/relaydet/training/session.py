@@ -212,7 +212,6 @@ class Session:
             "frozen": self.built.frozen,
             "precision": str(self.device.dtype).removeprefix("torch."),
             "micro_batch": self.config.micro_batch or self.config.batch_size,
-            "epochs": self.config.epochs,
             "torch": str(torch.__version__),
             "device": self.device.name,
             "threads": torch.get_num_threads(),
