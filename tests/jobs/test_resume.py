@@ -157,7 +157,10 @@ class Started:
         """SIGKILL, its loader processes too; returns whether it was still alive."""
         alive = self.is_alive()
         if alive:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:  # so young that it has no group of its own yet
+                self._process.kill()
         self._process.join()
         return alive
 
