@@ -1,6 +1,7 @@
 # make setup     a .venv with everything (about two minutes)
 # make demo      merge, train and evaluate on generated scenes; everything lands in ./work
 # make test      the quick tests        make test-all   the slow ones and the notebooks too
+# make test-browser   notebooks 1 and 2 in JupyterLab in a real browser (about two minutes)
 # make lint      style, types, notebooks without outputs
 # make bench     what is measured, into benchmarks/
 # make chaos     220 faults, on a folder and on a bucket (about ten minutes)
@@ -13,7 +14,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 NOTEBOOKS := 1_merge_data 2_train 3_evaluate
 
-.PHONY: setup demo test test-all lint bench chaos clean
+.PHONY: setup demo test test-all test-browser lint bench chaos clean
 
 setup: .venv/.installed
 
@@ -37,11 +38,15 @@ demo: setup
 	@echo "Executed notebooks:  $(STORE)/notebooks"
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser"
 
 test-all: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not browser"
 	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=1200 notebooks/*.ipynb
+
+test-browser: setup
+	$(BIN)/python tests/browser/install.py
+	$(BIN)/python -m pytest -m browser tests/browser
 
 lint: setup
 	$(BIN)/ruff check .
