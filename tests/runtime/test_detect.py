@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,18 @@ KAGGLE_IMAGE = {"COLAB_RELEASE_TAG": "release-colab_20260801", "COLAB_GPU": ""}
 BATCH = {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "KAGGLE_URL_BASE": "https://www.kaggle.com"}
 HOSTNAME = "var/colab/hostname"
 DEEP_LEARNING = "opt/deeplearning/metadata/env_version"
+
+
+LAB = ("ipykernel_launcher.py", "-f", "/home/ada/.local/share/jupyter/runtime/kernel-0a1b.json")
+COLAB = (
+    "/usr/local/lib/python3.13/dist-packages/colab_kernel_launcher.py",
+    "-f",
+    "/root/.local/share/jupyter/runtime/kernel-2e5eaa6b-dafe-49de-82ba-43fbde79da98.json",
+)
+VS_CODE = ("ipykernel_launcher.py", "--f=/home/ada/.local/share/jupyter/runtime/kernel-v3a4.json")
+PAPERMILL = ("ipykernel_launcher.py", "-f", "/tmp/tmp26v1cb73.json", "--HistoryManager.x=y")
+PAPERMILL_ON_COLAB = ("colab_kernel_launcher.py", "-f", "/tmp/tmpkernel-a.json")
+SCRIPT = ("train.py", "--store", "kernel-1/work.json")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +130,23 @@ DEEP_LEARNING = "opt/deeplearning/metadata/env_version"
         pytest.param(
             {"VERTEX_PRODUCT": "SOMETHING_NEW"}, (), "local", "nothing", id="a product of tomorrow"
         ),
+        pytest.param({"CI": "true"}, (), "ci", "CI is set", id="CI"),
+        pytest.param({"CI": "false"}, (), "local", "nothing", id="no CI"),
+        pytest.param(
+            {"CI": "true", "COLAB_RELEASE_TAG": "x"},
+            *((), "colab", "COLAB_RELEASE_TAG"),
+            id="Colab, with CI set: what is there says more than what is claimed",
+        ),
+        pytest.param(
+            {"KAGGLE_URL_BASE": "https://www.kaggle.com", "VERTEX_PRODUCT": "COLAB_ENTERPRISE"},
+            *((), "kaggle", "KAGGLE_URL_BASE"),
+            id="two that contradict",
+        ),
+        pytest.param(
+            {"CLOUD_ML_JOB_ID": "7", "COLAB_RELEASE_TAG": "x"},
+            *((), "vertex_job", "CLOUD_ML_JOB_ID"),
+            id="custom job in a container made from Colab's image",
+        ),
     ],
 )
 def test_each_runtime_is_told_and_by_what(tmp_path, environment, files, name, by):
@@ -131,5 +161,57 @@ def test_each_runtime_is_told_and_by_what(tmp_path, environment, files, name, by
 
 def test_this_machine_is_asked_where_nothing_is_given(monkeypatch):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-    assert detect() == Runtime("kaggle", "KAGGLE_KERNEL_RUN_TYPE is set")
+    assert detect(arguments=["x"], terminal=False) == Runtime(
+        "kaggle", "KAGGLE_KERNEL_RUN_TYPE is set"
+    )
     assert detect({}, Path("/nowhere")).name == "local"
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "terminal", "front_end", "interactive"),
+    [
+        pytest.param({"COLAB_RELEASE_TAG": "x"}, COLAB, False, True, True, id="Colab"),
+        pytest.param(
+            *({"COLAB_RELEASE_TAG": "x"}, PAPERMILL_ON_COLAB, False, False, False),
+            id="papermill on a Colab VM",
+        ),
+        pytest.param(
+            {"COLAB_RELEASE_TAG": "x"}, SCRIPT, False, False, False, id="a subprocess on Colab"
+        ),
+        pytest.param(
+            {"COLAB_RELEASE_TAG": "x"}, SCRIPT, True, False, True, id="a terminal on Colab"
+        ),
+        pytest.param(
+            {"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, LAB, False, True, True, id="Kaggle's editor"
+        ),
+        pytest.param(BATCH, LAB, False, False, False, id="Kaggle, a version that is saved"),
+        pytest.param(
+            {"KAGGLE_URL_BASE": "x"}, PAPERMILL, False, False, False, id="papermill on Kaggle"
+        ),
+        pytest.param({}, LAB, False, True, True, id="JupyterLab"),
+        pytest.param({}, VS_CODE, False, True, True, id="VS Code"),
+        pytest.param({}, PAPERMILL, False, False, False, id="papermill"),
+        pytest.param({}, PAPERMILL, True, False, True, id="papermill, from a terminal"),
+        pytest.param({}, SCRIPT, True, False, True, id="a terminal"),
+        pytest.param({}, SCRIPT, False, False, False, id="cron"),
+        pytest.param({}, (), False, False, False, id="no arguments at all"),
+        pytest.param({"CI": "1"}, LAB, True, False, False, id="CI asks nobody"),
+        pytest.param({"CLOUD_ML_JOB_ID": "7"}, LAB, True, False, False, id="nor does a job"),
+    ],
+)
+def test_whether_somebody_can_be_asked(
+    tmp_path, environment, arguments, terminal, front_end, interactive
+):
+    runtime = detect(environment, tmp_path, arguments, terminal)
+    assert (runtime.front_end, runtime.interactive) == (front_end, interactive)
+
+
+def test_nothing_is_imported_to_find_out(monkeypatch):
+    before = set(sys.modules)
+    detect({"COLAB_RELEASE_TAG": "x"})
+    assert set(sys.modules) == before
+
+
+def test_a_kernel_without_standard_input_has_no_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert not detect({}, Path("/nowhere"), SCRIPT).interactive

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 
+from relaydet.errors import RelayError
 from relaydet.runtime import limits
 from relaydet.runtime.detect import Runtime
 from relaydet.runtime.limits import LIMITS, RUNTIME_MARGIN_SECONDS, find_deadline
@@ -52,7 +54,7 @@ def test_a_machine_that_is_older_than_the_limit_tells_nothing(uptime):
     assert find_deadline(runtime("colab"), None, uptime) is None
 
 
-@pytest.mark.parametrize("name", ["local", "gcp_notebook", "vertex_job", "colab_enterprise"])
+@pytest.mark.parametrize("name", ["local", "gcp_notebook", "vertex_job", "colab_enterprise", "ci"])
 def test_a_runtime_without_a_limit_has_no_deadline(name):
     assert find_deadline(runtime(name), None, uptime=60.0) is None
 
@@ -70,7 +72,7 @@ def test_the_kernel_is_asked_how_long_it_has_been_up(tmp_path, monkeypatch, text
     file = tmp_path / "uptime"
     if text is not None:
         file.write_text(text)
-    monkeypatch.setattr(limits, "_UPTIME", file)
+    monkeypatch.setattr(limits, "UPTIME", file)
     deadline = find_deadline(runtime("kaggle"), None)
     assert (deadline and deadline.at) == at
 
@@ -78,4 +80,29 @@ def test_the_kernel_is_asked_how_long_it_has_been_up(tmp_path, monkeypatch, text
 def test_every_limit_says_where_it_comes_from():
     for name, limit in LIMITS.items():
         assert limit.source, name
+        assert re.fullmatch(r"20\d\d-\d\d", limit.date), name
+        assert limit.idle_hours is None or limit.interruption_hours <= limit.idle_hours, name
         assert 0 < limit.interruption_hours <= (limit.session_hours or 24), name
+
+
+@pytest.mark.parametrize(
+    ("given", "at"),
+    [
+        pytest.param("24", 1000 + 23 * HOUR, id="Colab Pro+"),
+        pytest.param("1.5", 1000 + 0.5 * HOUR, id="shorter"),
+        pytest.param("0", None, id="no limit"),
+        pytest.param("", 1000 + 11 * HOUR, id="empty: the table"),
+    ],
+)
+def test_the_user_knows_better_than_the_table(given, at):
+    environment = {limits.SESSION_VARIABLE: given}
+    deadline = find_deadline(runtime("colab"), None, HOUR, environment)
+    assert (deadline and deadline.at) == at
+    if given and at:
+        assert deadline.reason.startswith(f"RELAYDET_SESSION_HOURS of {float(given):g} h")
+
+
+@pytest.mark.parametrize("given", ["long", "-1", "nan", "inf"])
+def test_no_number_of_hours(given):
+    with pytest.raises(RelayError, match=r"RELAYDET_SESSION_HOURS '.*': is no number of hours"):
+        find_deadline(runtime("local"), None, 60.0, {limits.SESSION_VARIABLE: given})

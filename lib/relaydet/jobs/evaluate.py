@@ -10,14 +10,17 @@ import msgspec
 
 from relaydet.config import EvaluateConfig, check_name, parse_images
 from relaydet.data.loader import Samples, evaluation_samples
-from relaydet.data.saved import SavedDataset, load_dataset, open_sources
+from relaydet.data.saved import SavedDataset, annotations_name, load_dataset, open_sources
 from relaydet.errors import RelayError
 from relaydet.evaluation.predict import predict
 from relaydet.evaluation.report import metrics_table, report_page
 from relaydet.evaluation.score import Detection, Scores, score, score_per_source
+from relaydet.runtime.attached import first_having
+from relaydet.runtime.auto_store import find_store
+from relaydet.runtime.detect import detect
 from relaydet.runtime.device import choose_device
-from relaydet.storage.store import Store, open_store
-from relaydet.training.export import ExportedModel, load_model, record_ap
+from relaydet.storage.store import Store
+from relaydet.training.export import ExportedModel, facts_name, load_model, record_ap
 from relaydet.training.run_files import as_json, now
 from relaydet.viewing.charts import precision_recall_chart
 from relaydet.viewing.detections import SHEET_LEGEND, detection_sheet
@@ -78,12 +81,14 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Eval
     check_name("REPORT", config.report)
     if config.batch_size < 1:
         raise RelayError(f"BATCH_SIZE {config.batch_size}: take at least 1.")
-    store = open_store(config.store)
-    saved = load_dataset(store, config.dataset)
+    store, runtime = find_store(config.store, say), detect()
+    name = annotations_name(config.dataset)
+    saved = load_dataset(first_having(store, runtime, name), config.dataset)
     truth = msgspec.json.decode(saved.annotations)
     moved = parse_images(config.images, saved.locations)
     samples = evaluation_samples(saved.dataset, open_sources(saved, moved, bar=bar))
-    models = [load_model(store, run) for run in config.runs]
+    homes = [first_having(store, runtime, facts_name(run)) for run in config.runs]
+    models = [load_model(home, run) for home, run in zip(homes, config.runs, strict=True)]
     runs = [
         _evaluate_run(store, run, model, saved, samples, truth, config, say)
         for run, model in zip(config.runs, models, strict=True)
@@ -138,7 +143,8 @@ def _evaluate_run(
     }
     store.write(f"{folder}/detections.json", msgspec.json.encode(detections))
     store.write(f"{folder}/metrics.json", as_json(metrics))
-    record_ap(store, run, saved.name, scores.metrics)
+    if store.exists(facts_name(run)):  # else the run is attached, and only to be read
+        record_ap(store, run, saved.name, scores.metrics)
     return Evaluated(run, metrics, scores, detections)
 
 

@@ -21,9 +21,10 @@ from relaydet.data.saved import annotations_name, load_dataset, portable, save_d
 from relaydet.data.split import parse_split, split
 from relaydet.data.statistics import statistics_table, summarise, summarise_sources
 from relaydet.errors import RelayError
+from relaydet.runtime.auto_store import find_store
 from relaydet.storage.cache import cache_root
 from relaydet.storage.local import LocalStore
-from relaydet.storage.store import Store, open_store
+from relaydet.storage.store import Store
 from relaydet.viewing.charts import distribution_charts
 from relaydet.viewing.pictures import Picture, png
 from relaydet.viewing.progress import bar, progress
@@ -71,7 +72,7 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> MergeResul
             an error.
     """
     _check_parameters(config)
-    store = open_store(config.store)
+    store = find_store(config.store, say)
     if config.sources == DEMO:
         return _merge_demo(store, config, say)
     if isinstance(config.sources, str):

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 import msgspec
 
 from relaydet.errors import RelayError, StoreError
+from relaydet.runtime.auto_store import find_store
 from relaydet.storage.lease import read_holder
-from relaydet.storage.store import Store, open_store
+from relaydet.storage.store import Store
 from relaydet.training.outlook import duration
 from relaydet.training.run_files import RunFiles
 
@@ -51,7 +52,8 @@ def status(
         as_json: say one JSON document instead of a table.
         say: takes what is printed.
     """
-    opened = open_store(store)
+    # What auto came to is no part of the JSON.
+    opened = find_store(store, (lambda line: None) if as_json else say)
     runs = [_status_of(opened, name.rpartition("/")[2]) for name in opened.folders("runs")]
     if as_json:
         say(msgspec.json.encode([asdict(run) for run in runs]).decode())

@@ -15,13 +15,14 @@ from relaydet.data.order import steps_per_epoch
 from relaydet.data.saved import SavedDataset, annotations_name, load_dataset, open_sources
 from relaydet.errors import RelayError, StoreError
 from relaydet.model import BuiltModel, recipe_of
+from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import Runtime, detect
 from relaydet.runtime.device import Device, choose_device
 from relaydet.runtime.limits import find_deadline
 from relaydet.runtime.stop import StopRequest, stop_on_signals
 from relaydet.storage.fenced import Fenced
 from relaydet.storage.lease import Lease, acquire
-from relaydet.storage.store import AUTO, Store, open_store
+from relaydet.storage.store import Store
 from relaydet.storage.troubles import on_drive
 from relaydet.training.checkpoint import Keep, Lineage, folder_of, newest_manifest
 from relaydet.training.export import is_exported
@@ -111,13 +112,8 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
         # cuBLAS reads it when CUDA is first used, and refuses deterministic mode without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     runtime = detect()
-    if config.store == AUTO and runtime.name.startswith("colab"):
-        say(
-            "STORE auto is a folder on this machine, which goes away with it: mount Drive and set"
-            " STORE to a folder in /content/drive/MyDrive, or to gs://bucket/folder"
-        )
     stop = StopRequest(find_deadline(runtime, config.max_minutes))
-    places = _places(config, runtime)
+    places = _places(config, runtime, say)
     device = choose_device(config.device, config.precision)
     started = next((c for place in places if (c := _started(place, config.run, say))), None)
     config = settle(started, config, device.device.type, say)
@@ -147,10 +143,10 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     return result
 
 
-def _places(config: TrainConfig, runtime: Runtime) -> list[Store]:
+def _places(config: TrainConfig, runtime: Runtime, say: Callable[[str], None]) -> list[Store]:
     """The store, and those in which the run was trained before."""
     return [
-        open_store(config.store),
+        find_store(config.store, say),
         *earlier_outputs(config.run, config.resume_from, runtime),
     ]
 

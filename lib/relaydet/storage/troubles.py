@@ -6,9 +6,7 @@ import errno
 from pathlib import Path
 
 from relaydet.errors import StoreError
-
-DRIVE = Path("/content/drive")
-"""Where Colab's notebooks mount Google Drive; `google.colab.drive.mount` suggests no other."""
+from relaydet.places import DRIVE, MOUNTS
 
 _AWAY = (errno.ENOTCONN, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -20,13 +18,21 @@ def on_drive(path: str | Path) -> bool:
     return Path(path).is_relative_to(DRIVE)
 
 
+def drive_is_mounted() -> bool:
+    """Whether Google Drive is: a folder of that name may be left of a mount that is gone."""
+    if not MOUNTS.exists():
+        return DRIVE.is_mount()  # no Linux: nor is it Colab
+    targets = (line.split(" ")[1:2] for line in MOUNTS.read_text(errors="replace").splitlines())
+    return ["/content/drive"] in targets
+
+
 def refuse_unmounted(path: Path) -> None:
     """Refuse a folder on Drive while Drive is not mounted: its files would stay on this machine.
 
     Raises:
         StoreError: that is so.
     """
-    if on_drive(path) and not DRIVE.is_mount():
+    if on_drive(path) and not drive_is_mounted():
         raise StoreError(
             f"{path}: Drive is not mounted; run `from google.colab import drive;"
             f" drive.mount('{DRIVE}')` in a cell of its own first."

@@ -44,7 +44,7 @@ def export_model(store: Store, config: TrainConfig, built: BuiltModel, step: int
         "ap": {},
     }
     store.write(_weights_name(config.run), data)
-    store.write(_facts_name(config.run), as_json(facts))
+    store.write(facts_name(config.run), as_json(facts))
 
 
 def load_model(store: Store, run: str) -> ExportedModel:
@@ -54,13 +54,13 @@ def load_model(store: Store, run: str) -> ExportedModel:
         RelayError: the run has no exported model, or the weights are not those that model.json
             names.
     """
-    if not store.exists(_facts_name(run)):
+    if not store.exists(facts_name(run)):
         raise RelayError(
-            f"{store.describe(_facts_name(run))}: run {run!r} has no exported model; train it"
+            f"{store.describe(facts_name(run))}: run {run!r} has no exported model; train it"
             " first (2_train or relaydet train), or check RUNS and STORE."
         )
     try:
-        facts = msgspec.json.decode(store.read(_facts_name(run)))
+        facts = msgspec.json.decode(store.read(facts_name(run)))
         data = store.read(_weights_name(run))
         if hashlib.sha256(data).hexdigest() != facts["sha256"]:
             raise RelayError(
@@ -77,17 +77,17 @@ def load_model(store: Store, run: str) -> ExportedModel:
         built.model.load_state_dict(safetensors.torch.load(data))
     except (msgspec.MsgspecError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise RelayError(
-            f"{store.describe(_facts_name(run))}: not a model that relaydet exported ({error!r})."
+            f"{store.describe(facts_name(run))}: not a model that relaydet exported ({error!r})."
         ) from error
     return ExportedModel(built.model, facts)
 
 
 def is_exported(store: Store, run: str) -> bool:
     """Whether the store has a run's weights, whole; the end of a session may not have got there."""
-    if not (store.exists(_facts_name(run)) and store.exists(_weights_name(run))):
+    if not (store.exists(facts_name(run)) and store.exists(_weights_name(run))):
         return False
     try:
-        facts = msgspec.json.decode(store.read(_facts_name(run)))
+        facts = msgspec.json.decode(store.read(facts_name(run)))
         return bool(hashlib.sha256(store.read(_weights_name(run))).hexdigest() == facts["sha256"])
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
         return False
@@ -99,9 +99,9 @@ def record_ap(store: Store, run: str, dataset: str, metrics: dict[str, float]) -
     The best is that with the highest AP on the dataset that was evaluated first; what it reaches on
     other datasets says nothing beside that. It stays in the store as long as the run does.
     """
-    facts = msgspec.json.decode(store.read(_facts_name(run)))
+    facts = msgspec.json.decode(store.read(facts_name(run)))
     facts["ap"][dataset] = metrics
-    store.write(_facts_name(run), as_json(facts))
+    store.write(facts_name(run), as_json(facts))
     files, step = RunFiles(store, run), int(facts["step"])
     best = files.best()
     better = best is None or (best.dataset == dataset and metrics["AP"] > best.AP)
@@ -113,5 +113,6 @@ def _weights_name(run: str) -> str:
     return f"runs/{run}/model.safetensors"
 
 
-def _facts_name(run: str) -> str:
+def facts_name(run: str) -> str:
+    """The name of a run's model.json in its store."""
     return f"runs/{run}/model.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,16 +10,14 @@ from pathlib import Path
 
 from relaydet.config import TrainConfig
 from relaydet.errors import RelayError
+from relaydet.places import KAGGLE_INPUT
+from relaydet.runtime.attached import attached_stores
 from relaydet.runtime.detect import Runtime
 from relaydet.storage.cache import cache_root
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store, open_store
 from relaydet.training.checkpoint import Checkpoint, load_newest, newest_manifest
 from relaydet.training.settings import differences
-
-KAGGLE_INPUT = Path("/kaggle/input")
-_DEPTH = 3
-"""How many folders below /kaggle/input an attached output may have its runs/ in."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,7 @@ def earlier_outputs(
                 " has runs/ in it, or mend RUN."
             )
         return [store]
-    if runtime.name != "kaggle" or not attached.is_dir():
-        return []
-    config = f"runs/{glob.escape(run)}/config.json"
-    patterns = ("*/" * depth + config for depth in range(1, _DEPTH + 1))
-    found = [path for pattern in patterns for path in attached.glob(pattern)]
-    return [LocalStore(path.parents[2]) for path in sorted(found)]
+    return [*attached_stores(runtime, f"runs/{run}/config.json", attached)]
 
 
 def find_start(
