@@ -31,6 +31,5 @@ def choose_interval(
     seconds = min(max(best, SHORTEST_SECONDS, 2 * carry_seconds), LONGEST_SECONDS)
     return seconds, (
         f"a save holds training up for {pack_seconds:.1f} s and is in the store after"
-        f" {carry_seconds:.1f} s more; a session lives {limits.interruption_hours:g} h"
-        f" ({limits.source})"
+        f" {carry_seconds:.1f} s more; on {runtime.name} it may live {limits.interruption_hours:g} h"
     )

@@ -49,7 +49,9 @@ def loss_chart(log: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
     rates.plot(steps, [line["lr"] for line in log], color="silver", linestyle="--")
     rates.set_ylabel("learning rate (dashed)", color="gray")
     rates.set_ylim(bottom=0)
-    axes.legend(frameon=False, loc="upper right")
+    # Below: in a young run the curves go through every corner.
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     return _picture(figure)
 
 
