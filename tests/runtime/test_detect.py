@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relaydet.runtime.detect import Runtime, detect
+from relaydet.runtime.detect import Runtime, detect, runs_through
 from relaydet.runtime.limits import LIMITS
 
 KAGGLE_IMAGE = {"COLAB_RELEASE_TAG": "release-colab_20260801", "COLAB_GPU": ""}
@@ -215,3 +215,19 @@ def test_nothing_is_imported_to_find_out(monkeypatch):
 def test_a_kernel_without_standard_input_has_no_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     assert not detect({}, Path("/nowhere"), SCRIPT).interactive
+
+
+@pytest.mark.parametrize(
+    ("arguments", "through"),
+    [
+        pytest.param(PAPERMILL, True, id="papermill"),
+        pytest.param(PAPERMILL_ON_COLAB, True, id="papermill on Colab"),
+        pytest.param(LAB, False, id="JupyterLab"),
+        pytest.param(COLAB, False, id="Colab"),
+        pytest.param(("ipykernel_launcher.py", "--id=7"), False, id="a kernel that does not tell"),
+        pytest.param(("merge.py", "tmp.json"), False, id="a script"),
+        pytest.param((), False, id="nothing"),
+    ],
+)
+def test_whether_a_notebook_is_run_through(arguments, through):
+    assert runs_through(arguments) is through

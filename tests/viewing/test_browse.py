@@ -183,6 +183,15 @@ def test_without_ipywidgets_it_is_the_sheet_alone(browser, folder, monkeypatch):
     assert sheets[0].height > sheets[1].height, "the sentence is on the picture"
 
 
+def test_where_nobody_can_click_it_is_the_sheet_alone_and_asks_for_nothing(folder):
+    place = open_images(str(folder))
+    plain = browse(dataset(), {"a": place, "b": place}, clickable=False)
+    assert plain.controls is None
+    bundle = plain._repr_mimebundle_()
+    assert set(bundle) == {"image/png", "text/plain"}
+    assert bundle["text/plain"] == "a browser over 6 images of 2 sources."
+
+
 def test_the_package_does_not_import_ipywidgets():
     code = "import sys, relaydet.viewing.browse; sys.exit('ipywidgets' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -79,9 +79,23 @@ def started_by_a_server(arguments: Sequence[str]) -> bool:
     starts one to run a notebook through (papermill, nbconvert, nbclient) leaves the name to
     tempfile (jupyter_client: `MultiKernelManager.start_kernel`, `connect.write_connection_file`).
     """
+    return any(name.startswith("kernel-") for name in _connection_files(arguments))
+
+
+def runs_through(arguments: Sequence[str] | None = None) -> bool:
+    """Whether this is the kernel of a notebook that papermill or the like runs through.
+
+    Nobody can click in it. Of a kernel that tells neither, this is not assumed.
+    """
+    names = _connection_files(sys.argv if arguments is None else arguments)
+    return any(name.startswith("tmp") for name in names)
+
+
+def _connection_files(arguments: Sequence[str]) -> list[str]:
+    if not arguments or not any(part in arguments[0] for part in ("ipykernel", "kernel_launcher")):
+        return []
     files = (argument.removeprefix("--f=") for argument in arguments[1:])
-    names = (Path(file).name for file in files if file.endswith(".json"))
-    return any(name.startswith("kernel-") for name in names)
+    return [Path(file).name for file in files if file.endswith(".json")]
 
 
 def _name(environment: Mapping[str, str], root: Path) -> tuple[str, str]:

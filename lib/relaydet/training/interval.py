@@ -31,5 +31,6 @@ def choose_interval(
     seconds = min(max(best, SHORTEST_SECONDS, 2 * carry_seconds), LONGEST_SECONDS)
     return seconds, (
         f"a save holds training up for {pack_seconds:.1f} s and is in the store after"
-        f" {carry_seconds:.1f} s more; on {runtime.name} it may live {limits.interruption_hours:g} h"
+        f" {carry_seconds:.1f} s more; on {runtime.name} it may live"
+        f" {limits.interruption_hours:g} h"
     )

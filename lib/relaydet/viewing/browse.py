@@ -54,6 +54,7 @@ def browse(
     images: Mapping[str, Images],
     findings: Sequence[Finding] = (),
     title: str = "",
+    clickable: bool = True,
 ) -> Browser:
     """Make a browser; a notebook shows it where it is the last value of a cell.
 
@@ -64,6 +65,7 @@ def browse(
         images: where each source's images are.
         findings: what reading, merging and checking noticed.
         title: above the browser.
+        clickable: somebody may click; else it is the sheet alone.
     """
     index = catalogue(dataset, findings)
     return Browser(
@@ -71,6 +73,7 @@ def browse(
         Pages(dataset, images, index),
         lambda note: overview_sheet(dataset, images, note=note),
         title,
+        clickable,
     )
 
 
@@ -87,6 +90,7 @@ class Browser:
         pages: Pages,
         sheet: Callable[[str], Pillow.Image],
         title: str = "",
+        clickable: bool = True,
     ) -> None:
         """Start at the first image; see `browse`."""
         self._index, self._pages, self._draw_sheet, self._title = index, pages, sheet, title
@@ -97,7 +101,8 @@ class Browser:
         self.controls: Controls | None = None
         self._box: Any = None
         widgets = _ipywidgets()
-        if widgets is not None:
+        self._note = "" if widgets else _NO_WIDGETS
+        if widgets is not None and clickable:
             self.controls = _make_controls(widgets, index, self._choices)
             self._box = _arrange(widgets, self.controls, title)
             self._listen(self.controls)
@@ -166,13 +171,12 @@ class Browser:
 
     @cached_property
     def _sheet(self) -> str:
-        note = "" if self.controls else _NO_WIDGETS
-        return base64.b64encode(png(self._draw_sheet(note))).decode("ascii")
+        return base64.b64encode(png(self._draw_sheet(self._note))).decode("ascii")
 
     def __repr__(self) -> str:
         total, sources = len(self._index.places.source_M), len(self._index.places.sources)
         title = f"{self._title}: " if self._title else ""
-        note = "" if self.controls else f" {_NO_WIDGETS}"
+        note = f" {self._note}" if self._note else ""
         return f"{title}a browser over {total:,} images of {sources} sources.{note}"
 
     def _repr_mimebundle_(self, **_choice: Any) -> dict[str, Any]:
