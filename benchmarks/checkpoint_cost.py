@@ -32,7 +32,8 @@ from relaydet.model import build_model, recipe_of
 from relaydet.runtime.device import choose_device
 from relaydet.storage.local import LocalStore
 from relaydet.training.checkpoint import Keep, Lineage
-from relaydet.training.loop import build_optimizer, train_steps
+from relaydet.training.loop import Learner, build_optimizer, train_steps
+from relaydet.training.micro_batch import MicroBatch
 from relaydet.training.sampling import key_samplers
 from relaydet.training.saver import Saver
 from relaydet.training.schedule import Schedule
@@ -169,14 +170,11 @@ def _steps(store: LocalStore) -> Iterator[Callable[[], dict[str, object]]]:
     plan = BatchPlan(0, samples.groups_M(), BATCH, 0, 20)
     batches = list(training_batches(samples, plan, recipe_of(MODEL).augmentation, 1))
     steps = train_steps(
-        model=model,
-        optimizer=optimizer,
+        learner=Learner(model, optimizer, key_samplers(model, 0), device),
         batches=_again(batches),
-        position=key_samplers(model, 0),
         schedule=Schedule("cosine", 1e-4, 10**9, 0),
-        device=device,
         first_step=0,
-        micro_batch=BATCH,
+        micro_batch=MicroBatch(BATCH),
     )
     for _ in islice(steps, len(batches)):  # warm up: the first steps are slower
         pass

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torchvision
 
 
@@ -14,3 +17,15 @@ def release(version: str) -> tuple[int, int]:
 def detector_runs_in_bfloat16_on_cpu() -> bool:
     """Before 0.17 torchvision's nms and roi_align had no autocast rule for the CPU."""
     return release(torchvision.__version__) >= (0, 17)
+
+
+def detector_runs_in_float16_on_cpu() -> bool:
+    """Before 2.3 torch could neither autocast to float16 nor scale losses on a CPU."""
+    return detector_runs_in_bfloat16_on_cpu() and release(torch.__version__) >= (2, 3)
+
+
+def grad_scaler(device_type: str) -> Any:
+    """A scaler of losses for float16, of the kind that this release has."""
+    if release(torch.__version__) >= (2, 3):
+        return torch.amp.GradScaler(device_type)
+    return torch.cuda.amp.GradScaler()

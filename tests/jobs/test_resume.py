@@ -22,13 +22,14 @@ import pytest
 import torch
 
 from relaydet.cli import main
+from relaydet.compat import detector_runs_in_float16_on_cpu
 from relaydet.config import MergeConfig, TrainConfig
 from relaydet.data.demo import write_demo
 from relaydet.errors import RelayError, StoreError
 from relaydet.jobs import train as train_job
 from relaydet.jobs.merge import merge
 from relaydet.jobs.train import train
-from relaydet.training import saver, session
+from relaydet.training import loop, saver, session
 
 EPOCHS, BATCH = 3, 4
 STEPS = 15
@@ -250,6 +251,22 @@ def test_sigterm_saves_and_pauses_and_the_next_call_goes_on(store, uninterrupted
     assert status["step"] >= reached
     assert train_quietly(config(store, "paused")).state == "done"
     assert weights_hash(store, "paused") == uninterrupted
+
+
+@pytest.mark.skipif(
+    not detector_runs_in_float16_on_cpu(), reason="this torch has no float16 on a CPU"
+)
+def test_float16_goes_on_with_the_scale_that_it_had(store, monkeypatch):
+    """At first every step overflows, and is skipped: a scale that is lost would skip them again."""
+    scaler = functools.partial(torch.amp.GradScaler, init_scale=2.0**60, backoff_factor=2.0**-15)
+    monkeypatch.setattr(loop, "grad_scaler", scaler)
+    half = {"precision": "float16", "epochs": 1}
+    train_quietly(config(store, "half-whole", **half))
+    for _ in range(4):
+        paused = train_quietly(config(store, "half", **half, max_minutes=0.0))
+    assert (paused.state, paused.step) == ("paused", 4)
+    assert train_quietly(config(store, "half", **half)).state == "done"
+    assert weights_hash(store, "half") == weights_hash(store, "half-whole")
 
 
 def test_max_minutes_pauses_and_says_why(store):

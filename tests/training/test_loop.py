@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from relaydet.compat import detector_runs_in_float16_on_cpu
 from relaydet.errors import RelayError
 from relaydet.model import build_model, recipe_of
-from relaydet.runtime.device import Device
-from relaydet.training.loop import build_optimizer, to_device, train_steps
+from relaydet.runtime.device import Device, choose_device
+from relaydet.training.loop import Learner, build_optimizer, build_scaler, to_device, train_steps
+from relaydet.training.micro_batch import MicroBatch
 from relaydet.training.sampling import Position, key_samplers
 from relaydet.training.schedule import Schedule
 
@@ -53,16 +56,8 @@ SLOPE = (0 + 0.2 + 0.4 + 1 + 1) / 5 + (0 + 1 + 2 + 3 + 4) / 5
 
 def run(model, batches, first_step=0, micro_batch=5, position=None, optimizer=None):
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=1.0)
-    return train_steps(
-        model=model,
-        optimizer=optimizer,
-        batches=iter(batches),
-        position=position or Position(0),
-        schedule=SCHEDULE,
-        device=CPU,
-        first_step=first_step,
-        micro_batch=micro_batch,
-    )
+    learner = Learner(model, optimizer, position or Position(0), CPU)
+    return train_steps(learner, iter(batches), SCHEDULE, first_step, MicroBatch(micro_batch))
 
 
 @pytest.mark.parametrize(
@@ -190,3 +185,188 @@ def test_the_first_loss_does_not_depend_on_the_micro_batch(name, tolerance, micr
     whole = first_loss(name, len(SIZES))
     for micro_batch in micro_batches:
         assert first_loss(name, micro_batch) == pytest.approx(whole, rel=tolerance)
+
+
+# Memory that runs out.
+
+
+class TooSmall:
+    """A device that only so many images fit into; a hook before the detector or before its RPN.
+
+    Before the RPN the backbone's batch norms have already seen the images that are too many.
+    """
+
+    def __init__(self, most: int, from_call: int = 0) -> None:
+        self.most, self.from_call, self.calls = most, from_call, []
+
+    def __call__(self, part, inputs) -> None:
+        images = len(inputs[0]) if isinstance(inputs[0], list) else len(inputs[0].image_sizes)
+        self.calls.append(images)
+        if images > self.most and len(self.calls) > self.from_call:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def six_images():
+    """Two batches of six images of one size, with an object or two each."""
+    generator = torch.Generator().manual_seed(1)
+    boxes = torch.tensor([[4.0, 4.0, 20.0, 28.0], [10.0, 2.0, 36.0, 30.0]])
+    return [
+        [
+            (
+                torch.randint(256, (3, 32, 40), generator=generator).byte(),
+                {"boxes": boxes[: 1 + i % 2], "labels": torch.ones(1 + i % 2, dtype=torch.int64)},
+            )
+            for i in range(6)
+        ]
+        for _ in range(2)
+    ]
+
+
+def trained(micro_batch, hook=None, part="", frozen=False, dtype=torch.float32):
+    """What two steps make of a detector, and the micro-batch in force afterwards."""
+    built = build_model("small", ["person"], "none", image_size=32, frozen=frozen)
+    model = built.model.train()
+    handle = model.get_submodule(part).register_forward_pre_hook(hook) if hook else None
+    optimizer = build_optimizer(model, recipe_of("small"))
+    device = replace(CPU, dtype=dtype)
+    learner = Learner(model, optimizer, key_samplers(model, 0), device, build_scaler(device))
+    size, said = MicroBatch(micro_batch), []
+    schedule = replace(SCHEDULE, peak=1e-3)
+    steps = list(train_steps(learner, iter(six_images()), schedule, 0, size, said.append))
+    if handle:
+        handle.remove()
+    return model.state_dict(), optimizer.state_dict()["state"], steps, size.size, said
+
+
+def same(ours, theirs) -> bool:
+    """Whether two models, optimizers and losses are equal in every bit."""
+    return (
+        all(torch.equal(ours[0][name], theirs[0][name]) for name in theirs[0])
+        and all(
+            torch.equal(torch.as_tensor(ours[1][i][key]), torch.as_tensor(theirs[1][i][key]))
+            for i in theirs[1]
+            for key in theirs[1][i]
+        )
+        and [step.losses for step in ours[2]] == [step.losses for step in theirs[2]]
+    )
+
+
+needs_float16 = pytest.mark.skipif(
+    not detector_runs_in_float16_on_cpu(), reason="this torch has no float16 on a CPU"
+)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["norms train", "norms frozen"])
+@pytest.mark.parametrize("part", ["", "rpn"], ids=["at once", "after the backbone"])
+def test_a_batch_that_does_not_fit_ends_as_if_it_had_been_smaller_from_the_start(part, frozen):
+    hook = TooSmall(2)
+    halved = trained(6, hook, part, frozen)
+    assert halved[3] == 2
+    assert same(halved, trained(2, frozen=frozen))
+    assert hook.calls == [6, 3, *[2] * 6], "the second step takes the smaller size at once"
+
+
+def test_memory_that_runs_out_in_a_later_part_takes_the_first_parts_gradients_back():
+    hook = TooSmall(1, from_call=2)
+    halved = trained(2, hook, "rpn")
+    assert hook.calls[:3] == [2, 2, 2], "two parts went well"
+    assert halved[3] == 1
+    assert same(halved, trained(1))
+
+
+@needs_float16
+def test_memory_that_runs_out_in_float16_changes_no_bit_either():
+    halved = trained(6, TooSmall(3), "rpn", dtype=torch.float16)
+    assert halved[3] == 3
+    assert same(halved, trained(3, dtype=torch.float16))
+
+
+def test_each_halving_is_said_once():
+    *_, said = trained(6, TooSmall(2))
+    assert [line.split(";")[0] for line in said] == [
+        "step 0: 6 images at once did not fit into the memory",
+        "step 0: 3 images at once did not fit into the memory",
+    ]
+    assert said[-1].endswith("2 at a time (the optimizer's batch stays 6)")
+
+
+def test_one_image_that_does_not_fit_is_explained():
+    with pytest.raises(RelayError, match=r"^Step 0: .*too small for one image; lower IMAGE_SIZE"):
+        trained(6, TooSmall(0))
+
+
+def test_another_error_is_not_taken_for_full_memory():
+    def fail(part, inputs) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        trained(6, fail)
+
+
+# Float16.
+
+
+@needs_float16
+def test_a_step_whose_gradients_overflow_is_skipped_and_counts(monkeypatch):
+    def run_with(scale: float):
+        scaler = partial(torch.amp.GradScaler, init_scale=scale)
+        monkeypatch.setattr("relaydet.training.loop.grad_scaler", scaler)
+        return trained(6, dtype=torch.float16)
+
+    weights, moments, steps, *_ = run_with(2.0**80)
+    untrained = build_model("small", ["person"], "none", image_size=32).model.state_dict()
+    parameters = [name for name in weights if name.endswith(("weight", "bias"))]
+    assert [step.step for step in steps] == [1, 2]
+    assert all(torch.equal(weights[name], untrained[name]) for name in parameters)
+    assert not moments, "the optimizer did nothing"
+    sound = run_with(2.0**10)[0]
+    assert not all(torch.equal(sound[name], untrained[name]) for name in parameters)
+
+
+@needs_float16
+def test_the_scale_reaches_no_loss(monkeypatch):
+    found = []
+    for scale in (2.0**9, 2.0**12):
+        scaler = partial(torch.amp.GradScaler, init_scale=scale)
+        monkeypatch.setattr("relaydet.training.loop.grad_scaler", scaler)
+        found.append(trained(6, dtype=torch.float16))
+    (first, second), (first_too, second_too) = found[0][2], found[1][2]
+    assert first.losses == first_too.losses
+    assert second.loss == pytest.approx(second_too.loss, rel=0.01), "small gradients vanish"
+    assert first.loss == pytest.approx(trained(6)[2][0].loss, rel=0.05)
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_is_full_halves_the_micro_batch():
+    """As if the card were smaller: the allocator gets a share of it alone."""
+    device = choose_device("cuda")
+    index, total = device.device.index, device.memory_total
+
+    def run_on_gpu(micro_batch: int):
+        generator = torch.Generator().manual_seed(1)
+        target = {"boxes": torch.tensor([[40.0, 40.0, 200.0, 280.0]]), "labels": torch.tensor([1])}
+        batch = [
+            (torch.randint(256, (3, 400, 600), generator=generator).byte(), target)
+            for _ in range(8)
+        ]
+        model = build_model("resnet50_fpn", ["person"], "none", image_size=400).model
+        model.to(device.device).train()
+        optimizer = build_optimizer(model, recipe_of("resnet50_fpn"))
+        learner = Learner(model, optimizer, key_samplers(model, 0), device, build_scaler(device))
+        size = MicroBatch(micro_batch)
+        torch.cuda.reset_peak_memory_stats(device.device)
+        (step,) = train_steps(learner, iter([batch]), replace(SCHEDULE, peak=1e-4), 0, size)
+        peak = torch.cuda.max_memory_reserved(device.device)
+        del model, optimizer, learner
+        torch.cuda.empty_cache()
+        return step.loss, size.size, peak
+
+    run_on_gpu(1)  # loads the libraries
+    one, eight = run_on_gpu(1)[2], run_on_gpu(8)[2]
+    torch.cuda.set_per_process_memory_fraction((one + eight) / 2 / total, index)
+    try:
+        loss, size, _ = run_on_gpu(8)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, index)
+    assert size in (1, 2, 4)
+    assert math.isfinite(loss)

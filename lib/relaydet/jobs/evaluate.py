@@ -117,10 +117,13 @@ def _evaluate_run(
         say(f"run {run!r}: {line}")
     detections = _kept_detections(store, folder, exported, saved)
     if detections is None:
-        device = choose_device(config.device, "float32").device
+        device = choose_device(config.device, "float32", detect().name)
+        if device.warning:
+            say(f"WARNING: {device.warning}; {device.remedy}")
         batches = -(-len(samples) // config.batch_size)
         show = progress(f"predicting with {run}", total=batches)
-        raw = predict(exported.model, samples, device, config.batch_size, progress=show)
+        size = config.batch_size
+        raw = predict(exported.model, samples, device.device, size, progress=show, say=say)
         detections = [
             {**d, "category_id": ids[d["category_id"]]} for d in raw if d["category_id"] in ids
         ]

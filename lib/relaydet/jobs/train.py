@@ -114,7 +114,7 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     runtime = detect()
     stop = StopRequest(find_deadline(runtime, config.max_minutes))
     places = _places(config, runtime, say)
-    device = choose_device(config.device, config.precision)
+    device = choose_device(config.device, config.precision, runtime.name)
     started = next((c for place in places if (c := _started(place, config.run, say))), None)
     config = settle(started, config, device.device.type, say)
     saved = _dataset(places, config)
@@ -215,7 +215,7 @@ def _train_under(
     store = Fenced(places[0], lease)
     unsent = unsent_folder(store, config.run)
     start = find_start(store, config.run, unsent, places[1:], config, say)
-    built, optimizer = restore(start.checkpoint, new, config, device, saved, say)
+    trained = restore(start.checkpoint, new, config, device, saved, say)
     step = start.checkpoint.step if start.checkpoint else 0
     token = lease.holder.token
     saver = Saver(
@@ -238,8 +238,7 @@ def _train_under(
         runtime=runtime,
         dataset_sha256=saved.sha256,
         samples=samples,
-        built=built,
-        optimizer=optimizer,
+        trained=trained,
         stop=stop,
         log=[line for line in log if line["step"] <= step],
         step=step,
@@ -266,12 +265,14 @@ def _keep(store: Store, config: TrainConfig) -> Keep:
 def _tell(session: Session, start: Start, say: Callable[[str], None]) -> None:
     config, recipe = session.config, recipe_of(session.config.model)
     say(f"device: {session.device.name} ({session.device.reason})")
+    if session.device.warning:
+        say(f"WARNING: {session.device.warning}; {session.device.remedy}")
     say(f"runtime: {session.runtime.name} ({session.runtime.reason})")
-    say(str(session.built))
+    say(str(session.trained.built))
     if start.checkpoint:
         say(f"resuming at step {session.step} of {session.total_steps}")
     else:
-        say(str(session.built.weights_report))
+        say(str(session.trained.built.weights_report))
     say(
         f"plan: {len(session.samples)} images, {config.epochs} epochs of {session.epoch_steps}"
         f" steps, batch {config.batch_size}, {recipe.optimizer}, learning rate"

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torchvision.models.detection import FasterRCNN
 
+from relaydet.compat import grad_scaler
 from relaydet.data.loader import Sample
 from relaydet.errors import RelayError
 from relaydet.model import Recipe
 from relaydet.runtime.device import Device
+from relaydet.training.micro_batch import MicroBatch, norm_buffers, without_trace
 from relaydet.training.sampling import Position
 from relaydet.training.schedule import Schedule, learning_rate
 
@@ -51,43 +55,62 @@ def build_optimizer(model: FasterRCNN, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
+def build_scaler(device: Device) -> Any:
+    """What scales losses so that float16's gradients do not vanish; None in other precisions."""
+    return grad_scaler(device.device.type) if device.dtype == torch.float16 else None
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What an optimizer step works with."""
+
+    model: FasterRCNN
+    """In training mode, on the device."""
+    optimizer: torch.optim.Optimizer
+    """Over the model's parameters."""
+    position: Position
+    """Keys the model's own random choices."""
+    device: Device
+    """Where to compute, and in which precision."""
+    scaler: Any = None
+    """Of `build_scaler`. A step that it skips, since gradients overflowed, counts as one."""
+
+
 def train_steps(
-    model: FasterRCNN,
-    optimizer: torch.optim.Optimizer,
+    learner: Learner,
     batches: Iterator[list[Sample]],
-    position: Position,
     schedule: Schedule,
-    device: Device,
     first_step: int,
-    micro_batch: int,
+    micro_batch: MicroBatch,
+    say: Callable[[str], None] = print,
 ) -> Iterator[Step]:
     """Train on the batches, from optimizer step `first_step` on.
 
     Between two steps the caller may log, save or stop; nothing else carries state.
 
     Args:
-        model: in training mode, on the device.
-        optimizer: over the model's parameters.
+        learner: the model and what trains it.
         batches: one list of samples for each optimizer step.
-        position: keys the model's own random choices.
         schedule: the learning rate.
-        device: where to compute, and in which precision.
         first_step: optimizer steps already done.
-        micro_batch: images per forward pass; gradients accumulate over the batch.
+        micro_batch: images per forward pass; gradients accumulate over the batch. Halved where
+            memory runs out, and the batch is done again.
+        say: takes a sentence where memory ran out.
 
     Raises:
-        RelayError: a loss is not finite; the step is not taken.
+        RelayError: a loss is not finite, or one image does not fit into the memory; the step is not
+            taken.
     """
+    norms = norm_buffers(learner.model)
     started = time.perf_counter()
     for step, batch in enumerate(batches, start=first_step):
         arrived = time.perf_counter()
         lr = learning_rate(schedule, step)
-        for group in optimizer.param_groups:
+        for group in learner.optimizer.param_groups:
             group["lr"] = lr
-        losses = _accumulate(model, batch, position, device, step, micro_batch)
+        losses = _gradients(learner, batch, step, micro_batch, norms, say)
         _require_finite(losses, step, lr)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        _update(learner)
         done = time.perf_counter()
         yield Step(
             step=step + 1,
@@ -101,36 +124,74 @@ def train_steps(
         started = time.perf_counter()
 
 
-def _accumulate(
-    model: FasterRCNN,
+def _gradients(
+    learner: Learner,
     batch: Sequence[Sample],
-    position: Position,
-    device: Device,
     step: int,
-    micro_batch: int,
+    micro_batch: MicroBatch,
+    norms: Sequence[torch.Tensor],
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """The losses of a batch, whose gradients are then there: in smaller parts until they fit."""
+    while True:
+        attempt = partial(_accumulate, learner, batch, step, micro_batch.size)
+        losses = without_trace(attempt, norms, learner.device.device)
+        if losses is not None:
+            return losses
+        learner.optimizer.zero_grad(set_to_none=True)
+        _halve(micro_batch, len(batch), step, say)
+
+
+def _accumulate(
+    learner: Learner, batch: Sequence[Sample], step: int, micro_batch: int
 ) -> dict[str, float]:
     """Forward and backward over the batch, part by part; every image weighs the same."""
+    device = learner.device.device
     totals: dict[str, torch.Tensor] = {}
-    position.begin([image_CHW for image_CHW, _ in batch])
+    learner.position.begin([image_CHW for image_CHW, _ in batch])
     for first in range(0, len(batch), micro_batch):
         part = batch[first : first + micro_batch]
         weight = len(part) / len(batch)
-        position.enter(step, first)
-        images = [to_device(image_CHW, device.device) for image_CHW, _ in part]
-        targets = [{k: v.to(device.device) for k, v in target.items()} for _, target in part]
-        with _precision(device):
-            losses = {name: loss * weight for name, loss in model(images, targets).items()}
-        torch.stack(list(losses.values())).sum().backward()
+        learner.position.enter(step, first)
+        images = [to_device(image_CHW, device) for image_CHW, _ in part]
+        targets = [{k: v.to(device) for k, v in target.items()} for _, target in part]
+        with autocast(learner.device):
+            losses = {n: loss * weight for n, loss in learner.model(images, targets).items()}
+        total = torch.stack(list(losses.values())).sum()
+        (total if learner.scaler is None else learner.scaler.scale(total)).backward()
         for name, loss in losses.items():
             totals[name] = totals.get(name, torch.zeros_like(loss)) + loss.detach()
     return {name.removeprefix("loss_"): float(total) for name, total in totals.items()}
 
 
-def _precision(device: Device) -> AbstractContextManager:
-    """Autocast to bfloat16, or nothing at all: not every release has autocast for MPS."""
-    if device.dtype == torch.bfloat16:
-        return torch.autocast(device.device.type, dtype=torch.bfloat16)
-    return nullcontext()
+def _update(learner: Learner) -> None:
+    if learner.scaler is None:
+        learner.optimizer.step()
+    else:
+        learner.scaler.step(learner.optimizer)
+        learner.scaler.update()
+    learner.optimizer.zero_grad(set_to_none=True)
+
+
+def autocast(device: Device) -> AbstractContextManager:
+    """Autocast to 16 bits, or nothing at all: not every release has autocast for MPS."""
+    if device.dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.device.type, dtype=device.dtype)
+
+
+def _halve(micro_batch: MicroBatch, images: int, step: int, say: Callable[[str], None]) -> None:
+    size = min(micro_batch.size, images)
+    if size == 1:
+        raise RelayError(
+            f"Step {step}: the device's memory is too small for one image; lower IMAGE_SIZE, or"
+            " take a smaller MODEL."
+        )
+    micro_batch.halve(images)
+    say(
+        f"step {step}: {size} images at once did not fit into the memory; this batch again, and"
+        f" from here on, {micro_batch.size} at a time (the optimizer's batch stays {images})"
+    )
 
 
 def to_device(image_CHW: torch.Tensor, device: torch.device) -> torch.Tensor:

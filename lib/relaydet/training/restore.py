@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -12,7 +15,19 @@ from relaydet.errors import RelayError
 from relaydet.model import BuiltModel, build_model, recipe_of
 from relaydet.runtime.device import Device
 from relaydet.training.checkpoint import Checkpoint
-from relaydet.training.loop import build_optimizer
+from relaydet.training.loop import autocast, build_optimizer, build_scaler
+from relaydet.training.micro_batch import MicroBatch, choose_micro_batch, probe_memory
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a session trains."""
+
+    built: BuiltModel
+    optimizer: torch.optim.Optimizer
+    scaler: Any
+    """Of float16's losses; None in other precisions."""
+    micro_batch: MicroBatch
 
 
 def restore(
@@ -22,7 +37,7 @@ def restore(
     device: Device,
     saved: SavedDataset,
     say: Callable[[str], None],
-) -> tuple[BuiltModel, torch.optim.Optimizer]:
+) -> Restored:
     """The detector and its optimizer as they were at a checkpoint, or new.
 
     Args:
@@ -39,20 +54,49 @@ def restore(
     torch.use_deterministic_algorithms(config.deterministic)
     built = new if new and not checkpoint else build(config, saved, checkpoint)
     built.model.to(device.device)
-    built.model.to(memory_format=torch.channels_last)
+    if device.channels_last:
+        built.model.to(memory_format=torch.channels_last)
     built.model.train()
     optimizer = build_optimizer(built.model, recipe_of(config.model))
+    scaler = build_scaler(device)
     if checkpoint:
         try:
             built.model.load_state_dict(checkpoint.state["model"])
             optimizer.load_state_dict(checkpoint.state["optimizer"])
+            if scaler and "scaler" in checkpoint.state:
+                scaler.load_state_dict(checkpoint.state["scaler"])
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise RelayError(
                 f"{checkpoint.where}: is of another model than MODEL {config.model!r}"
                 f" ({str(error).splitlines()[0]}); choose another RUN, or remove that file."
             ) from error
-        _tell_changes(checkpoint, config, device, built, say)
-    return built, optimizer
+    micro_batch = _micro_batch(checkpoint, config, device, built, optimizer, say)
+    if checkpoint:
+        _tell_changes(checkpoint, micro_batch.size, device, built, say)
+    return Restored(built, optimizer, scaler, micro_batch)
+
+
+def _micro_batch(
+    checkpoint: Checkpoint | None,
+    config: TrainConfig,
+    device: Device,
+    built: BuiltModel,
+    optimizer: torch.optim.Optimizer,
+    say: Callable[[str], None],
+) -> MicroBatch:
+    manifest = checkpoint.manifest if checkpoint else {}
+    cuda = device.device.type == "cuda"
+    same = cuda and manifest.get("device") == device.name
+    before = manifest.get("micro_batch") if same else None
+    probe = partial(
+        probe_memory, built.model, optimizer, device, config.batch_size, partial(autocast, device)
+    )
+    size, why = choose_micro_batch(
+        config.micro_batch, config.batch_size, before, probe if cuda else None
+    )
+    if why:
+        say(f"micro-batch: {size} of {config.batch_size} images ({why})")
+    return MicroBatch(size)
 
 
 def build(config: TrainConfig, saved: SavedDataset, checkpoint: Checkpoint | None) -> BuiltModel:
@@ -71,7 +115,7 @@ def build(config: TrainConfig, saved: SavedDataset, checkpoint: Checkpoint | Non
 
 def _tell_changes(
     checkpoint: Checkpoint,
-    config: TrainConfig,
+    micro_batch: int,
     device: Device,
     built: BuiltModel,
     say: Callable[[str], None],
@@ -90,7 +134,6 @@ def _tell_changes(
                 f"{fact}: {was} until now, {value} from here on; the samples stay the same, the"
                 " last bits of the weights may not"
             )
-    micro_batch = config.micro_batch or config.batch_size
     if before.get("micro_batch", micro_batch) != micro_batch and not built.frozen:
         say(
             f"micro-batch: {before.get('micro_batch')} until now, {micro_batch} from here on; this"

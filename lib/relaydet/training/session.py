@@ -13,15 +13,17 @@ from relaydet.config import TrainConfig
 from relaydet.data.loader import Samples, training_batches
 from relaydet.data.order import BatchPlan, steps_per_epoch
 from relaydet.errors import DataError, LeaseLostError, RelayError, StoreError
-from relaydet.model import BuiltModel, recipe_of
+from relaydet.model import recipe_of
 from relaydet.runtime.detect import Runtime
 from relaydet.runtime.device import Device
+from relaydet.runtime.memory import is_out_of_memory
 from relaydet.runtime.stop import StopRequest
 from relaydet.training.export import export_model
 from relaydet.training.interval import SHORTEST_SECONDS, choose_interval
 from relaydet.training.log import LOG_EVERY, log_line
-from relaydet.training.loop import Step, train_steps
+from relaydet.training.loop import Learner, Step, train_steps
 from relaydet.training.outlook import Outlook, duration, look_ahead
+from relaydet.training.restore import Restored
 from relaydet.training.run_files import LogLine, RunFiles
 from relaydet.training.sampling import key_samplers
 from relaydet.training.saver import Saver
@@ -61,8 +63,7 @@ class Session:
     runtime: Runtime
     dataset_sha256: str
     samples: Samples
-    built: BuiltModel
-    optimizer: torch.optim.Optimizer
+    trained: Restored
     stop: StopRequest
     log: list[LogLine]
     step: int
@@ -108,13 +109,6 @@ class Session:
             self._save()  # the first weights are safe, and it is known what a save costs
         try:
             self._train()
-        except torch.cuda.OutOfMemoryError as error:
-            message = (
-                f"Step {self.step}: the GPU's memory is full; set MICRO_BATCH below"
-                f" {self.config.micro_batch or self.config.batch_size} or lower IMAGE_SIZE."
-            )
-            self._fail(message)
-            raise RelayError(message) from error
         except KeyboardInterrupt:
             self._tell_state("paused", "interrupted; what came after the last checkpoint is lost")
             self.saver.finish(INTERRUPTED_SECONDS)
@@ -124,8 +118,15 @@ class Session:
             self._fail(str(error))
             raise
         except BaseException as error:
-            self._fail(str(error) or type(error).__name__)
-            raise
+            if not is_out_of_memory(error):
+                self._fail(str(error) or type(error).__name__)
+                raise
+            message = (
+                f"Step {self.step}: the device's memory is full; set MICRO_BATCH below"
+                f" {self.trained.micro_batch.size}, lower IMAGE_SIZE, or take a smaller MODEL."
+            )
+            self._fail(message)
+            raise RelayError(message) from error
         return self._end()
 
     def _train(self) -> None:
@@ -163,17 +164,23 @@ class Session:
             milestones=recipe.milestones,
             gamma=recipe.gamma,
         )
-        return train_steps(
-            model=self.built.model,
-            optimizer=self.optimizer,
-            batches=training_batches(
-                self.samples, plan, recipe.augmentation, _workers(config, self.device)
-            ),
-            position=key_samplers(self.built.model, config.seed),
-            schedule=schedule,
+        learner = Learner(
+            model=self.trained.built.model,
+            optimizer=self.trained.optimizer,
+            position=key_samplers(self.trained.built.model, config.seed),
             device=self.device,
+            scaler=self.trained.scaler,
+        )
+        batches = training_batches(
+            self.samples, plan, recipe.augmentation, _workers(config, self.device)
+        )
+        return train_steps(
+            learner=learner,
+            batches=batches,
+            schedule=schedule,
             first_step=self.step,
-            micro_batch=config.micro_batch or config.batch_size,
+            micro_batch=self.trained.micro_batch,
+            say=self.say,
         )
 
     def _must_save(self) -> bool:
@@ -197,9 +204,11 @@ class Session:
     def _save(self) -> None:
         if self.saved_step != self.step:
             state = {
-                "model": self.built.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "model": self.trained.built.model.state_dict(),
+                "optimizer": self.trained.optimizer.state_dict(),
             }
+            if self.trained.scaler is not None:
+                state["scaler"] = self.trained.scaler.state_dict()
             if self.saver.save(self.step, state, self._facts()):
                 self.saved_step = self.step
         self.saved_at = time.monotonic()
@@ -209,9 +218,9 @@ class Session:
         return {
             "dataset_sha256": self.dataset_sha256,
             "config": asdict(self.config),
-            "frozen": self.built.frozen,
+            "frozen": self.trained.built.frozen,
             "precision": str(self.device.dtype).removeprefix("torch."),
-            "micro_batch": self.config.micro_batch or self.config.batch_size,
+            "micro_batch": self.trained.micro_batch.size,
             "torch": str(torch.__version__),
             "device": self.device.name,
             "threads": torch.get_num_threads(),
@@ -258,7 +267,7 @@ class Session:
         """Write the weights for others; a store that is away for a moment is waited for."""
         while True:
             try:
-                export_model(self.files.store, self.config, self.built, self.step)
+                export_model(self.files.store, self.config, self.trained.built, self.step)
                 return
             except StoreError as error:
                 if time.monotonic() + 1 > until:
