@@ -3,6 +3,7 @@
 # make test      the quick tests        make test-all   the slow ones and the notebooks too
 # make test-browser   notebooks 1 and 2 in JupyterLab in a real browser (about two minutes)
 # make lint      style, types, notebooks without outputs
+# make wheel     dist/relaydet-*.whl    make badges  what names the repository
 # make bench     what is measured, into benchmarks/
 # make chaos     220 faults, on a folder and on a bucket (about ten minutes)
 
@@ -14,7 +15,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 NOTEBOOKS := 1_merge_data 2_train 3_evaluate
 
-.PHONY: setup demo test test-all test-browser lint bench chaos clean
+.PHONY: setup demo test test-all test-browser test-matrix wheel badges lint bench chaos clean
 
 setup: .venv/.installed
 
@@ -48,11 +49,21 @@ test-browser: setup
 	$(BIN)/python tests/browser/install.py
 	$(BIN)/python -m pytest -m browser tests/browser
 
+# The wheel to attach where there is no internet.
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/relaydet-*.whl
+
+# The first cell of each notebook and the README's badges, from the repository that pyproject names.
+badges: setup
+	$(BIN)/python notebooks/bootstrap.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tests/notebooks/check_stripped.py notebooks/*.ipynb
+	$(BIN)/python notebooks/bootstrap.py --check
 
 bench: setup
 	$(BIN)/python benchmarks/merge_speed.py

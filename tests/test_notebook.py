@@ -124,8 +124,10 @@ def test_parameters_of_another_type_are_named(handed_over, call, parameters, mes
 
 
 def test_missing_packages_are_named(monkeypatch, handed_over):
-    monkeypatch.setattr(notebook, "_NEEDED", ("json", "no_such_package"))
-    with pytest.raises(RelayError, match="missing: no_such_package; run %pip install"):
+    monkeypatch.setattr(notebook, "missing", lambda: ["tyro>=0.9"])
+    with pytest.raises(
+        RelayError, match=r"missing or too old: tyro>=0\.9; run the notebook's first"
+    ):
         notebook.train()
     assert handed_over == []
 

@@ -15,7 +15,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from relaydet.config import DEMO, EvaluateConfig, MergeConfig, TrainConfig, load_sources
+from relaydet.config import (
+    DEMO,
+    DoctorConfig,
+    EvaluateConfig,
+    MergeConfig,
+    TrainConfig,
+    load_sources,
+)
 from relaydet.errors import RelayError
 
 
@@ -49,7 +56,7 @@ class DemoConfig:
     """Make the demo set, train on it, evaluate: the three notebooks in one command."""
 
     store: str = "auto"
-    """Folder or gs://bucket/prefix that everything is written to; auto is ./work."""
+    """Folder or gs://bucket/prefix that everything is written to; auto decides by the runtime."""
     epochs: int | None = None
     """Passes over the training images; None takes the recipe's."""
 
@@ -59,7 +66,7 @@ class StatusConfig:
     """List the runs in a store: state, progress, time left, last AP."""
 
     store: str = "auto"
-    """Folder or gs://bucket/prefix that the runs are in; auto is ./work."""
+    """Folder or gs://bucket/prefix that the runs are in; auto decides by the runtime."""
     json: bool = False
     """Print JSON alone."""
 
@@ -71,6 +78,7 @@ Command = (
     | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
     | Annotated[StatusConfig, tyro.conf.subcommand("status")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
+    | Annotated[DoctorConfig, tyro.conf.subcommand("doctor")]
 )
 
 
@@ -84,16 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
-        _run(command)
+        return _run(command)
     except RelayError as error:
         print(f"relaydet: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
-def _run(
-    command: MergeCommand | TrainConfig | EvaluateConfig | ScoreConfig | StatusConfig | DemoConfig,
-) -> None:
+def _run(command: Any) -> int:
+    """Run a command; 2 where it found what the user has to mend, else 0."""
     match command:
         case MergeCommand():
             from relaydet.jobs.merge import merge
@@ -118,6 +124,11 @@ def _run(
             from relaydet.jobs.demo import demo
 
             demo(command.store, command.epochs)
+        case DoctorConfig():
+            from relaydet.jobs.doctor import doctor
+
+            return 2 if doctor(command).fails else 0
+    return 0
 
 
 def _score(command: ScoreConfig) -> None:

@@ -63,7 +63,7 @@ class MergeConfig:
     """Categories to keep, "old=new" to rename, "old=" to drop, "*" for all others; empty keeps all
     (of the demo set: person)."""
     store: str = "auto"
-    """Folder or gs://bucket/prefix that everything is written to; auto is ./work."""
+    """Folder or gs://bucket/prefix that everything is written to; auto decides by the runtime."""
     include: tuple[str, ...] = ()
     """Sources to take, by name; empty takes all."""
     exclude: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ class TrainConfig:
     include: tuple[str, ...] = ()
     """Sources of the dataset to train on; empty takes all."""
     store: str = "auto"
-    """Folder or gs://bucket/prefix that everything is written to; auto is ./work."""
+    """Folder or gs://bucket/prefix that everything is written to; auto decides by the runtime."""
     model: str = "auto"
     """A torchvision builder (resnet50_fpn, resnet50_fpn_v2, mobilenet_v3_large_fpn,
     mobilenet_v3_large_320_fpn), a torchvision backbone (resnet18, mobilenet_v2, ...), or small."""
@@ -136,7 +136,7 @@ class TrainConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "auto"
-    """auto, float32 or bfloat16."""
+    """auto, float32, bfloat16 or float16."""
     deterministic: bool = False
     """On CUDA: bit-equal results from run to run, at some speed (a CPU always is)."""
     images: tuple[str, ...] = ()
@@ -153,7 +153,7 @@ class EvaluateConfig:
     dataset: str = DEMO_HELDOUT
     """Name of the dataset to evaluate on."""
     store: str = "auto"
-    """Folder or gs://bucket/prefix that everything is written to; auto is ./work."""
+    """Folder or gs://bucket/prefix that everything is written to; auto decides by the runtime."""
     report: str = DEMO
     """Name of the report; it is written to STORE/comparisons/NAME."""
     batch_size: int = 8
@@ -163,6 +163,20 @@ class EvaluateConfig:
     images: tuple[str, ...] = ()
     """Where the images of a source are on this machine, "source=location", if elsewhere than when
     they were merged."""
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Tell what this machine is and can: runtime, time left, GPU, store, internet."""
+
+    store: str = "auto"
+    """Folder or gs://bucket/prefix that would be written to; auto decides by the runtime."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: str = "auto"
+    """auto, float32, bfloat16 or float16."""
+    json: bool = False
+    """Print JSON alone."""
 
 
 def check_name(parameter: str, name: str) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from relaydet.config import EvaluateConfig, MergeConfig, TrainConfig, load_sources
+from relaydet.bootstrap import missing
+from relaydet.config import DoctorConfig, EvaluateConfig, MergeConfig, TrainConfig, load_sources
 from relaydet.errors import RelayError
+from relaydet.runtime.detect import runs_through
 
 if TYPE_CHECKING:
     from relaydet.jobs.evaluate import EvaluateResult
@@ -19,13 +20,7 @@ if TYPE_CHECKING:
     from relaydet.jobs.train import TrainResult
     from relaydet.viewing.browse import Browser
 
-Config = TypeVar("Config", MergeConfig, TrainConfig, EvaluateConfig)
-
-# Import name of each package in requirements.txt.
-_NEEDED = (
-    *("torch", "torchvision", "numpy", "PIL", "msgspec", "scipy", "pycocotools"),
-    *("safetensors", "matplotlib", "tqdm"),
-)
+Config = TypeVar("Config", MergeConfig, TrainConfig, EvaluateConfig, DoctorConfig)
 
 
 def check_packages() -> None:
@@ -34,11 +29,11 @@ def check_packages() -> None:
     Raises:
         RelayError: some are.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
+    lacking = missing()
+    if lacking:
         raise RelayError(
-            f"Packages are missing: {', '.join(missing)}; run %pip install -r requirements.txt"
-            " (it leaves an installed torch as it is) and start this notebook again."
+            f"Packages are missing or too old: {', '.join(lacking)}; run the notebook's first cell,"
+            " or pip install -r requirements.txt (it leaves an installed torch as it is)."
         )
 
 
@@ -66,6 +61,14 @@ def train(**parameters: Any) -> TrainResult:
     return run(_as_config(TrainConfig, parameters))
 
 
+def doctor(**parameters: Any) -> None:
+    """Print what this machine is and can; keywords in lower case (see `DoctorConfig`)."""
+    check_packages()
+    from relaydet.jobs.doctor import doctor as run
+
+    run(_as_config(DoctorConfig, parameters))
+
+
 def evaluate(**parameters: Any) -> EvaluateResult:
     """Evaluate with the parameters of 3_evaluate, in lower case (see `EvaluateConfig`)."""
     check_packages()
@@ -75,10 +78,14 @@ def evaluate(**parameters: Any) -> EvaluateResult:
 
 
 def browse(result: MergeResult) -> Browser:
-    """A browser over the merged images: the last value of a cell."""
+    """A browser over the merged images: the last value of a cell.
+
+    In a notebook that papermill runs through it is a sheet of samples.
+    """
     from relaydet.viewing.browse import browse as make
 
-    return make(result.dataset, result.images, result.findings)
+    clickable = not runs_through()
+    return make(result.dataset, result.images, result.findings, clickable=clickable)
 
 
 def show(result: MergeResult | EvaluateResult | TrainResult) -> None:
