@@ -2,6 +2,7 @@
 # make demo      merge, train and evaluate on generated scenes; everything lands in ./work
 # make test      the quick tests        make test-all   the slow ones and the notebooks too
 # make test-browser   notebooks 1 and 2 in JupyterLab in a real browser (about two minutes)
+# make test-matrix    the tests with each generation of torch (an hour and a half)
 # make lint      style, types, notebooks without outputs
 # make wheel     dist/relaydet-*.whl    make badges  what names the repository
 # make bench     what is measured, into benchmarks/
@@ -48,6 +49,10 @@ test-all: setup
 test-browser: setup
 	$(BIN)/python tests/browser/install.py
 	$(BIN)/python -m pytest -m browser tests/browser
+
+# One virtual environment at a time, 5 GB each, removed afterwards; about an hour and a half.
+test-matrix: setup
+	$(BIN)/python tests/matrix --out benchmarks/test_matrix.md
 
 # The wheel to attach where there is no internet.
 wheel: setup

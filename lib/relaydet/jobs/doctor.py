@@ -200,7 +200,7 @@ def _gpu(device: Device, runtime: Runtime) -> Finding:
 
 
 def _precision(device: Device) -> Finding:
-    return Finding("precision", OK, f"{str(device.dtype).removeprefix('torch.')}: {device.reason}")
+    return Finding("precision", OK, device.reason)
 
 
 def _memory() -> Finding:
