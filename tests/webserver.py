@@ -118,8 +118,9 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
         def send_body(self, body: bytes, path: str) -> None:
             step = 1 if path in web.pauses else max(1, len(body))
             for start in range(0, len(body), step):
-                self.wfile.write(body[start : start + step])
-                web.sent[path] += len(body[start : start + step])
+                part = body[start : start + step]
+                web.sent[path] += len(part)  # before: the client may be done with it at once
+                self.wfile.write(part)
                 time.sleep(web.pauses.get(path, 0))
 
     return Handler
