@@ -9,15 +9,25 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from relaydet.errors import RelayError
+from relaydet.evaluation import engines
 from relaydet.evaluation.score import score, score_per_source
 
 HAS_HOTCOCO = importlib.util.find_spec("hotcoco") is not None
 needs_hotcoco = pytest.mark.skipif(not HAS_HOTCOCO, reason="hotcoco (extra `fast`) is not here")
-ENGINES = ("pycocotools", pytest.param("hotcoco", marks=needs_hotcoco))
+needs_faster = pytest.mark.skipif(
+    importlib.util.find_spec("faster_coco_eval") is None, reason="faster-coco-eval is not here"
+)
+FAST = (
+    pytest.param("hotcoco", marks=needs_hotcoco),
+    pytest.param("faster-coco-eval", marks=needs_faster),
+)
+ENGINES = ("pycocotools", *FAST)
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -112,14 +122,14 @@ def random_case(seed: int, categories: int = 3) -> tuple[dict, list[dict]]:
     return truth, [detections[i] for i in order]
 
 
-@needs_hotcoco
+@pytest.mark.parametrize("engine", FAST)
 @pytest.mark.parametrize("seed", range(12))
-def test_random_cases_equal_pycocotools(seed):
+def test_random_cases_equal_pycocotools(seed, engine):
     truth, detections = random_case(seed, categories=1 + seed % 4)
     kept = json.dumps([truth, detections])
     reference = pycocotools_stats(truth, detections)
     assert 0 < reference["AP"] < 1
-    ours, fast = (score(truth, detections, engine) for engine in ("pycocotools", "hotcoco"))
+    ours, fast = (score(truth, detections, name) for name in ("pycocotools", engine))
     assert ours.metrics == reference
     assert fast.metrics == pytest.approx(reference, abs=1e-12, rel=0)
     np.testing.assert_allclose(fast.precision_TRKAM, ours.precision_TRKAM, rtol=0, atol=1e-12)
@@ -138,6 +148,61 @@ def test_more_detections_than_the_limits(engine):
     ]
     reference = pycocotools_stats(truth, detections)
     assert score(truth, detections, engine).metrics == pytest.approx(reference, abs=1e-12, rel=0)
+
+
+SIDES = st.sampled_from([0, 1, 10, 20, 31.9, 32, 32.1, 40, 96, 200])
+PLACES = st.sampled_from([-5, 0, 0, 5, 10, 20, 3.25])
+VALUES = {"score": [0.1, 0.5, 0.5, 0.9], "iscrowd": [0, 0, 1]}
+HUGE = 2**53
+
+
+@st.composite
+def cases(draw):
+    """Few places, sides and scores: ties, flat boxes and IoUs on a threshold come up often."""
+    images = draw(st.integers(1, 4))
+    numbers = draw(st.sampled_from([1, HUGE]))  # beyond, a float cannot hold every id
+
+    def records(kind: str, most: int):
+        return draw(
+            st.lists(
+                st.fixed_dictionaries(
+                    {
+                        "image_id": st.integers(0, images - 1).map(lambda i: numbers + i),
+                        "category_id": st.integers(1, 3),
+                        "bbox": st.tuples(PLACES, PLACES, SIDES, SIDES).map(list),
+                        kind: st.sampled_from(
+                            [0.1, 0.5, 0.5, 0.9] if kind == "score" else [0, 0, 1]
+                        ),
+                    }
+                ),
+                max_size=most,
+            )
+        )
+
+    annotations = records("iscrowd", 8)
+    for place, annotation in enumerate(annotations):
+        area = annotation["bbox"][2] * annotation["bbox"][3]
+        annotation.update(id=numbers + place, area=draw(st.sampled_from([area, 32**2, 96**2])))
+    truth = {
+        "images": [{"id": numbers + i} for i in range(images)],
+        "annotations": annotations,
+        "categories": [{"id": k, "name": f"c{k}"} for k in (1, 2, 3)],
+    }
+    return truth, records("score", 12)
+
+
+@pytest.mark.parametrize("engine", FAST)
+@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@given(case=cases())
+def test_any_case_equals_pycocotools(case, engine):
+    truth, detections = case
+    assume(detections)  # pycocotools refuses none
+    reference = pycocotools_stats(truth, detections)
+    ours, fast = (score(truth, detections, name) for name in ("pycocotools", engine))
+    assert ours.metrics == reference
+    assert fast.metrics == pytest.approx(reference, abs=1e-12, rel=0)
+    np.testing.assert_allclose(fast.precision_TRKAM, ours.precision_TRKAM, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(fast.recall_TKAM, ours.recall_TKAM, rtol=0, atol=1e-12)
 
 
 def one_object(**changes) -> dict:
@@ -239,12 +304,13 @@ def test_the_engine_is_chosen_and_told(truth, asked, engine, reason):
 def test_verify_compares_with_pycocotools(monkeypatch):
     truth, detections = random_case(2)
     assert "verified against pycocotools" in score(truth, detections, verify=True).engine
-    from relaydet.evaluation import score as module
+    load = engines._hotcoco
 
-    def wrong(truth, detections):
-        return module._load_pycocotools(truth, detections[:-10])
+    def wrong(truth, found):
+        rows = np.arange(len(truth.image_ids) - 1)
+        return load(truth, found.of_images(rows, len(truth.image_ids)))
 
-    monkeypatch.setattr(module, "_load_hotcoco", wrong)
+    monkeypatch.setattr(engines, "_hotcoco", wrong)
     with pytest.raises(RelayError, match="hotcoco and pycocotools differ"):
         score(truth, detections, verify=True)
 

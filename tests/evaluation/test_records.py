@@ -1,0 +1,144 @@
+"""Ground truth and detections as arrays: the same from any form, and odd things told."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from relaydet.errors import RelayError
+from relaydet.evaluation.records import detections_of, truth_of
+
+TRUTH = {
+    "images": [
+        {"id": 7, "width": 100, "height": 50, "source": "b", "file_name": "b/7.jpg"},
+        {"id": 3, "width": 64, "height": 64, "source": "a", "file_name": "a/3.jpg"},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 9, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 1},
+        {"id": 2, "image_id": 3, "category_id": 5, "bbox": [5, 6, 7, 8], "area": 56.5},
+        {"id": 3, "image_id": 8, "category_id": 5, "bbox": [0, 0, 1, 1], "area": 1},
+        {"id": 4, "image_id": 3, "category_id": 6, "bbox": [0, 0, 1, 1], "area": 1},
+    ],
+    "categories": [{"id": 9, "name": "car"}, {"id": 5, "name": "person"}],
+}
+FOUND = [
+    {"image_id": 7, "category_id": 9, "bbox": [1, 2, 3, 4], "score": 0.25},
+    {"image_id": 3, "category_id": 5, "bbox": [5.5, 6, 7, 8], "score": 1},
+]
+
+
+def as_bytes(value) -> bytes:
+    return json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("given", [TRUTH, as_bytes(TRUTH)], ids=["a dict", "bytes"])
+def test_rows_follow_the_ids(given):
+    truth = truth_of(given)
+    assert (truth.image_ids, truth.category_ids) == ([3, 7], [5, 9])
+    assert (truth.sources, truth.file_names) == (["a", "b"], ["a/3.jpg", "b/7.jpg"])
+    assert truth.category_names == ["person", "car"]
+    assert truth.sides_M2.tolist() == [[64, 64], [100, 50]]
+    assert (truth.image_N.tolist(), truth.category_N.tolist()) == ([1, 0], [1, 0])
+    assert truth.boxes_N4.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert (truth.area_N.tolist(), truth.crowd_N.tolist()) == ([12, 56.5], [True, False])
+    assert truth.ids == [1, 2], "what is of no listed image or category counts for nothing"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        FOUND,
+        as_bytes(FOUND),
+        [{**d, "image_id": float(d["image_id"])} for d in FOUND],
+        [{**d, "bbox": np.array(d["bbox"]), "score": np.float32(d["score"])} for d in FOUND],
+        [{**d, "area": 3, "segmentation": None} for d in FOUND],
+    ],
+    ids=["dicts", "bytes", "ids with a point", "numpy", "more keys"],
+)
+def test_the_same_detections_from_any_form(given):
+    found = detections_of(given, truth_of(TRUTH))
+    assert (found.image_D.tolist(), found.category_D.tolist()) == ([1, 0], [1, 0])
+    assert found.boxes_D4.tolist() == [[1, 2, 3, 4], [5.5, 6, 7, 8]]
+    assert found.score_D.tolist() == [0.25, 1]
+    assert found.findings == ()
+
+
+def test_ids_may_be_words():
+    images = [{"id": "b"}, {"id": "a"}]
+    annotation = {"id": 1, "image_id": "b", "category_id": 1, "bbox": [0, 0, 1, 1], "area": 1}
+    categories = [{"id": 1, "name": "x"}]
+    truth = truth_of({"images": images, "annotations": [annotation], "categories": categories})
+    assert (truth.image_ids, truth.image_N.tolist()) == (["a", "b"], [1])
+
+
+def test_a_part_of_the_images():
+    truth = truth_of(TRUTH)
+    part = truth.of_images(np.array([1]))
+    assert (part.image_ids, part.sources, part.ids) == ([7], ["b"], [1])
+    assert part.image_N.tolist() == [0]
+    found = detections_of(FOUND, truth).of_images(np.array([1]), 2)
+    assert (found.image_D.tolist(), found.score_D.tolist()) == ([0], [0.25])
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        pytest.param({"category_id": 77}, r"1 detections are of categories .* \(id 77\)", id="77"),
+        pytest.param({"score": 7.5}, r"1 scores are not between 0 and 1 \(0.25 to 7.5\)", id="7.5"),
+        pytest.param({"score": -1}, r"1 scores are not .* \(-1 to 0.25\)", id="-1"),
+    ],
+)
+def test_what_is_odd_is_counted_and_no_reason_to_stop(change, finding):
+    found = detections_of([FOUND[0], {**FOUND[1], **change}], truth_of(TRUTH))
+    (told,) = found.findings
+    assert re.match(finding, told)
+    assert len(found) == (1 if "category_id" in change else 2)
+
+
+def changed(**change):
+    return [FOUND[0], {**FOUND[1], **change}]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        pytest.param(changed(bbox=[1, 2, -3, 4]), "Detection 1 has a negative side", id="negative"),
+        pytest.param(changed(bbox=[1, 2, 1e999, 4]), "1 has a box .* no number", id="infinite"),
+        pytest.param(changed(score=float("nan")), "1 has a box or score", id="score NaN"),
+        pytest.param(changed(image_id=8), "Detection 1 is of image 8", id="another image"),
+        pytest.param(as_bytes(changed(score=float("nan"))), "1 has a box or score", id="NaN"),
+        pytest.param(b"[{]", "is no JSON", id="no JSON"),
+        pytest.param(b"{}", "no list", id="an object"),
+        pytest.param(b'"person"', "no list", id="a word"),
+    ],
+)
+def test_detections_that_cannot_be_used(given, message):
+    with pytest.raises(RelayError, match=message):
+        detections_of(given, truth_of(TRUTH))
+
+
+def test_the_file_is_named():
+    with pytest.raises(RelayError, match=r"^mine\.json: Detection 1 is of image 8"):
+        detections_of(changed(image_id=8), truth_of(TRUTH), "mine.json")
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("annotations", {"bbox": [0, 0, float("inf"), 1]}, "annotation 2 has a box .* not finite"),
+        ("images", {"id": "x"}, "images have ids of several kinds"),
+    ],
+)
+def test_ground_truth_that_cannot_be_used(section, change, message):
+    records = list(TRUTH[section])
+    records[1] = {**records[1], **change}
+    with pytest.raises(RelayError, match=message):
+        truth_of({**TRUTH, section: records})
+
+
+def test_ground_truth_that_is_no_json():
+    with pytest.raises(RelayError, match="ground truth is no JSON"):
+        truth_of(b"images")
