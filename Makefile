@@ -1,5 +1,6 @@
 # make setup     a .venv with everything (about two minutes)
 # make demo      merge, train and evaluate on generated scenes; everything lands in ./work
+# make study     each source alone and all together, two batch sizes, on the demo set
 # make test      the quick tests        make test-all   the slow ones and the notebooks too
 # make test-browser   notebooks 1 and 2 in JupyterLab in a real browser (about two minutes)
 # make test-matrix    the tests with each generation of torch (an hour and a half)
@@ -16,7 +17,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 NOTEBOOKS := 1_merge_data 2_train 3_evaluate
 
-.PHONY: setup demo test test-all test-browser test-matrix wheel badges lint bench chaos clean
+.PHONY: setup demo study test test-all test-browser test-matrix wheel badges lint bench chaos clean
 
 setup: .venv/.installed
 
@@ -38,6 +39,11 @@ demo: setup
 	@echo "Weights, log:        $(STORE)/runs/demo"
 	@echo "Datasets, drawn:     $(STORE)/datasets/demo, $(STORE)/datasets/demo_heldout"
 	@echo "Executed notebooks:  $(STORE)/notebooks"
+
+# The study on the demo set: six runs, about 45 minutes on two cores; goes on where it was stopped.
+study: setup
+	$(BIN)/relaydet merge --store $(STORE)
+	$(BIN)/relaydet study --store $(STORE)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not gpu and not browser"

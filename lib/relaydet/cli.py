@@ -20,6 +20,7 @@ from relaydet.config import (
     DoctorConfig,
     EvaluateConfig,
     MergeConfig,
+    StudyConfig,
     TrainConfig,
     load_sources,
 )
@@ -75,6 +76,7 @@ Command = (
     Annotated[MergeCommand, tyro.conf.subcommand("merge")]
     | Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[StudyConfig, tyro.conf.subcommand("study")]
     | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
     | Annotated[StatusConfig, tyro.conf.subcommand("status")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
@@ -110,6 +112,10 @@ def _run(command: Any) -> int:
             from relaydet.jobs.train import train
 
             train(command)
+        case StudyConfig():
+            from relaydet.jobs.study import study
+
+            study(command)
         case EvaluateConfig():
             from relaydet.jobs.evaluate import evaluate
 
@@ -132,30 +138,26 @@ def _run(command: Any) -> int:
 
 
 def _score(command: ScoreConfig) -> None:
+    from relaydet.evaluation.records import detections_of, truth_of
     from relaydet.evaluation.report import metrics_table
     from relaydet.evaluation.score import score
 
-    scores = score(
-        _read_json(command.ground_truth),
-        _read_json(command.detections),
-        command.engine,
-        command.verify,
-    )
+    truth = truth_of(_read(command.ground_truth), str(command.ground_truth))
+    found = detections_of(_read(command.detections), truth, str(command.detections))
+    scores = score(truth, found, command.engine, command.verify)
     if command.json:
-        found = {**scores.metrics, "per_category": scores.per_category, "engine": scores.engine}
-        print(json.dumps(found))
+        told = {**scores.metrics, "per_category": scores.per_category, "engine": scores.engine}
+        print(json.dumps({**told, "findings": scores.findings}))
         return
     print(metrics_table([(command.detections.stem, scores.metrics)]))
-    print(f"engine: {scores.engine}")
+    print("\n".join([f"engine: {scores.engine}", *(f"note: {n}" for n in scores.findings)]))
 
 
-def _read_json(path: Path) -> Any:
+def _read(path: Path) -> bytes:
     try:
-        return json.loads(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise RelayError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
-    except ValueError as error:
-        raise RelayError(f"{path}: not valid JSON ({error}); is it whole?") from error
 
 
 if __name__ == "__main__":

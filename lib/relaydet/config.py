@@ -146,20 +146,63 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluate runs on a dataset and compare them."""
+    """Evaluate detectors on datasets and compare them."""
 
     runs: tuple[str, ...] = (DEMO,)
-    """Names of trained runs in the store."""
-    dataset: str = DEMO_HELDOUT
-    """Name of the dataset to evaluate on."""
+    """Names of trained runs in the store. Detectors from elsewhere: the path of a COCO results file
+    (.json), torchvision/BUILDER for torchvision's published weights, torchvision/BUILDER=FILE for
+    weights of your own."""
+    dataset: tuple[str, ...] = (DEMO_HELDOUT,)
+    """Names of the datasets to evaluate on."""
     store: str = "auto"
     """Folder or gs://bucket/prefix that everything is written to; auto decides by the runtime."""
     report: str = DEMO
     """Name of the report; it is written to STORE/comparisons/NAME."""
+    draws: int = 1000
+    """Draws of the bootstrap that the intervals are from; 0 leaves them out."""
+    verify: bool = False
+    """Compute every number with pycocotools as well, and compare."""
     batch_size: int = 8
     """Images per forward pass."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    images: tuple[str, ...] = ()
+    """Where the images of a source are on this machine, "source=location", if elsewhere than when
+    they were merged."""
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Train on each source of a dataset alone and on all together; compare on another dataset."""
+
+    study: str = "study"
+    """Name of the report, and what the names of its runs begin with."""
+    dataset: str = DEMO
+    """Merged dataset: each of its sources is a training set, and all together are one."""
+    held_out: str = DEMO_HELDOUT
+    """Dataset that all runs are evaluated on."""
+    store: str = "auto"
+    """Folder or gs://bucket/prefix that everything is written to; auto decides by the runtime."""
+    batch_sizes: tuple[int, ...] = (8, 16)
+    """Images per optimizer step: each training set is trained on with each."""
+    model: str = "auto"
+    """As in 2_train."""
+    weights: str = "auto"
+    """auto, coco, imagenet, none, or the path of a .pth or .safetensors file."""
+    epochs: int | None = 12
+    """Passes over the training images of each run."""
+    image_size: int | None = None
+    """Short side in pixels that images are resized to."""
+    seed: int = 0
+    """Seed of every run."""
+    draws: int = 1000
+    """Draws of the bootstrap that the intervals are from."""
+    max_minutes: float | None = None
+    """Minutes after which to save and pause; None trains to the end."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: str = "auto"
+    """auto, float32, bfloat16 or float16."""
     images: tuple[str, ...] = ()
     """Where the images of a source are on this machine, "source=location", if elsewhere than when
     they were merged."""

@@ -23,5 +23,9 @@ class StoreError(RelayError):
     """
 
 
+class LeaseHeldError(RelayError):
+    """Another session is training the run."""
+
+
 class LeaseLostError(RelayError):
     """Another session has taken the run over: this one must not write to it any more."""

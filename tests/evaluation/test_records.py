@@ -110,7 +110,7 @@ def changed(**change):
         pytest.param(changed(score=float("nan")), "1 has a box or score", id="score NaN"),
         pytest.param(changed(image_id=8), "Detection 1 is of image 8", id="another image"),
         pytest.param(as_bytes(changed(score=float("nan"))), "1 has a box or score", id="NaN"),
-        pytest.param(b"[{]", "is no JSON", id="no JSON"),
+        pytest.param(b"[{]", "not valid JSON", id="no JSON"),
         pytest.param(b"{}", "no list", id="an object"),
         pytest.param(b'"person"', "no list", id="a word"),
     ],
@@ -140,5 +140,5 @@ def test_ground_truth_that_cannot_be_used(section, change, message):
 
 
 def test_ground_truth_that_is_no_json():
-    with pytest.raises(RelayError, match="ground truth is no JSON"):
+    with pytest.raises(RelayError, match="ground truth: not valid JSON"):
         truth_of(b"images")

@@ -7,7 +7,15 @@ import re
 
 import pytest
 
-from relaydet.evaluation.report import SHOWN, metrics_table, report_page
+from relaydet.evaluation.report import (
+    SHOWN,
+    Section,
+    differences_table,
+    intervals_table,
+    metrics_table,
+    report_page,
+)
+from relaydet.evaluation.significance import Difference, Interval, Significance
 
 METRICS = {
     name: -1.0 if name == "APs" else place / 10 for place, name in enumerate((*SHOWN, "ARl"))
@@ -27,23 +35,66 @@ def test_the_table_lines_up(names):
     assert {len(row) for row in rows} == {len(header)}
 
 
+def significance(*names: str) -> Significance:
+    interval = Interval(0.1, 0.05, 0.2)
+    first, *others = names
+    return Significance(
+        {name: {"AP50": interval} for name in names},
+        [
+            Difference(first, other, "AP50", Interval(0.02, 0.01, 0.034), "better")
+            for other in others
+        ],
+        draws=1000,
+        images=2345,
+    )
+
+
+def page(name="night", facts=None, pictures=(), found=None, title="runs") -> str:
+    section = Section(title, [(name, METRICS)], found, facts or {}, list(pictures))
+    return report_page(title, [section])
+
+
 def test_the_page_shows_the_numbers():
-    page = report_page("runs", [("night", METRICS)], {"Engine": "pycocotools 2"}, [])
-    assert re.findall("<td>([^<]*)</td>", page) == ["night", *CELLS]
-    assert re.findall("<th>([^<]*)</th>", page) == ["run", *SHOWN]
-    assert "<li>Engine: pycocotools 2</li>" in page
+    html = page(facts={"Engine": "pycocotools 2"})
+    assert re.findall("<td>([^<]*)</td>", html) == ["night", *CELLS]
+    assert re.findall("<th>([^<]*)</th>", html) == ["run", *SHOWN]
+    assert "<li>Engine: pycocotools 2</li>" in html
+    assert "Which is better" not in html
+
+
+def test_the_page_shows_intervals_and_which_is_better():
+    html = page(found=significance("night", "day"))
+    assert "<td>0.100<small>0.050 to 0.200</small></td>" in html
+    assert "<td>day</td><td>night</td><td>AP50</td><td>+0.020 [+0.010, +0.034]</td>" in html
+    assert '<td class="better">better</td>' in html
+    assert "2,345 images, 1,000 draws" in html
+
+
+def test_the_tables_of_a_terminal():
+    found = significance("night", "day")
+    assert intervals_table(found).splitlines() == [
+        "run    AP50",
+        "night  0.100 [0.050, 0.200]",
+        "day    0.100 [0.050, 0.200]",
+    ]
+    assert differences_table(found).splitlines() == [
+        "difference   of    with 95 % interval       the first is",
+        "day - night  AP50  +0.020 [+0.010, +0.034]  better",
+    ]
+    assert differences_table(significance("alone")) == ""
 
 
 def test_every_name_is_escaped():
-    page = report_page(EVIL, [(EVIL, METRICS)], {EVIL: EVIL}, [(EVIL, b"png")])
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;&amp;&quot;&#x27;") == 7
+    html = page(EVIL, {EVIL: EVIL}, [(EVIL, b"png")], significance(EVIL, "x"), EVIL)
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;&amp;&quot;&#x27;") == 9
 
 
 def test_the_page_opens_offline():
-    page = report_page("runs", [("night", METRICS)], {}, [("a chart", b"\x89PNG bytes")])
-    assert base64.b64encode(b"\x89PNG bytes").decode() in page
-    sources = re.findall(r'(?:src|href)="([^"]{0,22})', page)
+    html = page(pictures=[("a chart", b"\x89PNG bytes")], found=significance("night", "day"))
+    assert base64.b64encode(b"\x89PNG bytes").decode() in html
+    sources = re.findall(r'(?:src|href)="([^"]{0,22})', html)
     assert sources == ["data:image/png;base64,"]
-    assert "http" not in page
-    assert page.startswith("<!doctype html>")
+    assert "http" not in html
+    assert "url(" not in html
+    assert html.startswith("<!doctype html>")

@@ -135,10 +135,14 @@ class Detections:
         )
 
 
-def truth_of(given: Truth | dict[str, Any] | bytes) -> Truth:
+def truth_of(given: Truth | dict[str, Any] | bytes, where: str = "") -> Truth:
     """Ground truth from a COCO dataset, as a file's bytes or as JSON gives it.
 
     Annotations of images or categories that it does not list count for nothing, and are left out.
+
+    Args:
+        given: the dataset.
+        where: the file it is from, for errors.
 
     Raises:
         RelayError: it is no COCO instances file.
@@ -147,7 +151,7 @@ def truth_of(given: Truth | dict[str, Any] | bytes) -> Truth:
         return given
     typed = _typed(given, _Truth)
     if typed is None:
-        plain = _decoded(given, "ground truth")
+        plain = _decoded(given, where or "The ground truth")
         _check_truth(plain)
         typed = _by_hand(plain)
     images, categories = (
@@ -202,7 +206,7 @@ def detections_of(
     called = f"{where}: " if where else ""
     typed = _typed(given, list[_Result])
     if typed is None:
-        plain = _decoded(given, f"file of detections {where}".rstrip())
+        plain = _decoded(given, where or "The detections")
         _check_results(plain, called)
         typed = [_Result(**{key: d[key] for key in _Result.__struct_fields__}) for d in plain]
     image_D = _rows([r.image_id for r in typed], truth.image_ids)
@@ -252,13 +256,13 @@ def _typed(given: Any, kind: Any) -> Any:
         return None
 
 
-def _decoded(given: Any, what: str) -> Any:
+def _decoded(given: Any, where: str) -> Any:
     if not isinstance(given, bytes | bytearray | memoryview):
         return given
     try:
         return json.loads(bytes(given))  # knows NaN, which is then named
     except ValueError as error:
-        raise RelayError(f"The {what} is no JSON ({error}).") from error
+        raise RelayError(f"{where}: not valid JSON ({error}); is it whole?") from error
 
 
 def _by_hand(given: dict[str, Any]) -> _Truth:

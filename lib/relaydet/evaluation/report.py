@@ -1,25 +1,51 @@
-"""The table of an evaluation, and a page with its pictures that opens offline."""
+"""The tables of an evaluation, and a page with its pictures that opens offline."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+
+from relaydet.evaluation.significance import Difference, Interval, Significance
 
 Row = tuple[str, dict[str, float]]
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
 
 _STYLE = """
-:root { color-scheme: light dark; }
+:root { color-scheme: light dark; --line: #8886; --faint: #8882; --good: #177245; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --good: #6fcf97; --bad: #ff8a80; } }
+* { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; }
-th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #8884; }
+h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; white-space: pre; }
-div { overflow-x: auto; }
-img { max-width: 100%; background: white; }
+td small { display: block; opacity: .75; white-space: nowrap; }
+tr:hover td { background: var(--faint); }
+.better { color: var(--good); } .worse { color: var(--bad); }
+img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
 figure { margin: 2rem 0; }
+figcaption { opacity: .85; }
+ul { overflow-wrap: anywhere; }
 """
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one dataset."""
+
+    title: str
+    rows: list[Row]
+    """Name and metrics of each detector; rows of a source begin with two spaces."""
+    significance: Significance | None
+    """Intervals and differences, where there are some."""
+    facts: Mapping[str, str]
+    """What the reader needs to trust the table."""
+    pictures: Sequence[tuple[str, bytes]]
+    """Caption and PNG file of each."""
 
 
 def metrics_table(rows: Sequence[Row]) -> str:
@@ -32,40 +58,111 @@ def metrics_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def report_page(
-    title: str,
-    rows: Sequence[Row],
-    facts: Mapping[str, str],
-    pictures: Sequence[tuple[str, bytes]],
-) -> str:
+def intervals_table(significance: Significance, measures: Sequence[str] = ()) -> str:
+    """Each detector's measures with their 95 % intervals, as text."""
+    names = [m for m in _measures(significance) if not measures or m in measures]
+    rows = [
+        [who, *(str(intervals[m]) for m in names)]
+        for who, intervals in significance.intervals.items()
+    ]
+    return columns([["run", *names], *rows])
+
+
+def differences_table(significance: Significance) -> str:
+    """What each detector has more than another, with its interval and the verdict, as text.
+
+    Of more than two detectors the AP50 alone; the page and comparison.json have all.
+    """
+    few = len(significance.intervals) <= 2
+    rows = [
+        [f"{d.second} - {d.first}", d.measure, signed(d.delta), d.verdict]
+        for d in significance.differences
+        if few or d.measure == "AP50"
+    ]
+    if not rows:
+        return ""
+    return columns([["difference", "of", "with 95 % interval", "the first is"], *rows])
+
+
+def report_page(title: str, sections: Sequence[Section]) -> str:
     """One HTML file with everything inside; every name from the data is escaped.
 
     Args:
         title: heading of the page.
-        rows: the table.
-        facts: what the reader needs to trust the table.
-        pictures: caption and PNG file of each, below the table.
+        sections: one a dataset.
     """
-    head = "".join(f"<th>{name}</th>" for name in ("run", *SHOWN))
-    body = "".join(
-        f"<tr><td>{escape(name)}</td>"
-        + "".join(f"<td>{_number(metrics[key])}</td>" for key in SHOWN)
-        + "</tr>\n"
-        for name, metrics in rows
-    )
-    listed = "".join(f"<li>{escape(k)}: {escape(v)}</li>\n" for k, v in facts.items())
-    figures = "".join(
-        f'<figure><img src="data:image/png;base64,{base64.b64encode(png).decode()}"'
-        f' alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>\n'
-        for caption, png in pictures
-    )
+    body = "".join(_section(section) for section in sections)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
-        f"<h1>{escape(title)}</h1>\n<div><table><tr>{head}</tr>\n{body}</table></div>\n"
-        f"<ul>{listed}</ul>\n{figures}</body></html>\n"
+        f"<h1>{escape(title)}</h1>\n{body}</body></html>\n"
     )
+
+
+def _section(section: Section) -> str:
+    listed = "".join(f"<li>{escape(k)}: {escape(v)}</li>\n" for k, v in section.facts.items())
+    figures = "".join(
+        f'<figure><img src="data:image/png;base64,{base64.b64encode(png).decode()}"'
+        f' alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>\n'
+        for caption, png in section.pictures
+    )
+    return (
+        f"<section><h2>{escape(section.title)}</h2>\n{_metrics(section)}"
+        f"{_differences(section.significance)}<ul>{listed}</ul>\n{figures}</section>\n"
+    )
+
+
+def _metrics(section: Section) -> str:
+    intervals = section.significance.intervals if section.significance else {}
+    head = "".join(f"<th>{name}</th>" for name in ("run", *SHOWN))
+    rows = ""
+    for name, metrics in section.rows:
+        known = intervals.get(name, {})
+        cells = "".join(f"<td>{_number(metrics[k])}{_small(known.get(k))}</td>" for k in SHOWN)
+        rows += f"<tr><td>{escape(name)}</td>{cells}</tr>\n"
+    return f'<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>\n'
+
+
+def _small(interval: Interval | None) -> str:
+    return f"<small>{interval.low:.3f} to {interval.high:.3f}</small>" if interval else ""
+
+
+def _differences(significance: Significance | None) -> str:
+    if significance is None or not significance.differences:
+        return ""
+    rows = "".join(_difference(difference) for difference in significance.differences)
+    head = "".join(f"<th>{name}</th>" for name in ("of", "against", "measure", "difference", ""))
+    return (
+        f'<h3>Which is better?</h3>\n<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>'
+        f"\n<p>Intervals hold the true number with 95 % confidence: a paired bootstrap over"
+        f" {significance.images:,} images, {significance.draws:,} draws. They say how much other"
+        " images of the same kind would change it, not what training anew would.</p>\n"
+    )
+
+
+def _difference(difference: Difference) -> str:
+    names = "".join(f"<td>{escape(n)}</td>" for n in (difference.second, difference.first))
+    kind = difference.verdict.replace(" ", "-")
+    return (
+        f"<tr>{names}<td>{difference.measure}</td><td>{signed(difference.delta)}</td>"
+        f'<td class="{kind}">{difference.verdict}</td></tr>\n'
+    )
+
+
+def _measures(significance: Significance) -> list[str]:
+    return list(next(iter(significance.intervals.values()), {}))
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines of text, with each column as wide as its widest cell."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def signed(delta: Interval) -> str:
+    """A difference and its interval, each with its sign."""
+    return f"{delta.value:+.3f} [{delta.low:+.3f}, {delta.high:+.3f}]"
 
 
 def _number(value: float) -> str:

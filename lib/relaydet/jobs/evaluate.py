@@ -1,215 +1,164 @@
-"""Evaluate trained runs on a dataset, and set them side by side."""
+"""Evaluate detectors on datasets, and set them side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import msgspec
-
 from relaydet.config import EvaluateConfig, check_name, parse_images
-from relaydet.data.loader import Samples, evaluation_samples
+from relaydet.data.loader import evaluation_samples
 from relaydet.data.saved import SavedDataset, annotations_name, load_dataset, open_sources
 from relaydet.errors import RelayError
-from relaydet.evaluation.predict import predict
-from relaydet.evaluation.report import metrics_table, report_page
-from relaydet.evaluation.score import Detection, Scores, score, score_per_source
+from relaydet.evaluation.detectors import Detector, is_run, made_on, open_detector
+from relaydet.evaluation.on_dataset import Evaluated, OnDataset, evaluate_on
+from relaydet.evaluation.report import Section, differences_table, metrics_table, report_page
+from relaydet.evaluation.significance import Significance
 from relaydet.runtime.attached import first_having
 from relaydet.runtime.auto_store import find_store
-from relaydet.runtime.detect import detect
-from relaydet.runtime.device import choose_device
+from relaydet.runtime.detect import Runtime, detect
 from relaydet.storage.store import Store
-from relaydet.training.export import ExportedModel, facts_name, load_model, record_ap
-from relaydet.training.run_files import as_json, now
-from relaydet.viewing.charts import precision_recall_chart
-from relaydet.viewing.detections import SHEET_LEGEND, detection_sheet
-from relaydet.viewing.pictures import Picture, png
+from relaydet.training.export import facts_name
+from relaydet.training.run_files import as_json
+from relaydet.viewing.comparison import comparison_pictures
+from relaydet.viewing.pictures import Picture
 from relaydet.viewing.progress import bar, progress
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One run on one dataset."""
-
-    run: str
-    metrics: dict[str, Any]
-    """As in metrics.json."""
-    scores: Scores
-    detections: list[Detection]
-
-
-@dataclass(frozen=True)
-class _Made:
-    """What detections were made from, in metrics.json."""
-
-    model_sha256: str
-    dataset_sha256: str
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
     """What `evaluate` found."""
 
-    runs: list[Evaluated]
+    datasets: list[OnDataset]
     table: str
-    """The metrics of all runs, as text."""
+    """The metrics of all detectors, and which is better, as text."""
     pictures: dict[str, Picture]
-    """By name: the precision-recall chart, and detections beside ground truth for each run."""
+    """By name: curves, sizes, errors, misses side by side, detections beside ground truth."""
     where: str
     """Path of report.html."""
+
+    @property
+    def runs(self) -> list[Evaluated]:
+        """Every detector on every dataset."""
+        return [run for on in self.datasets for run in on.runs]
 
     def __str__(self) -> str:
         return f"{self.table}\n\nThe report is {self.where}"
 
 
 def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> EvaluateResult:
-    """Predict, score and report.
+    """Predict, score, compare and report.
 
     Args:
-        config: which runs, on which dataset.
+        config: which detectors, on which datasets.
         say: takes each line that tells the user what happens.
 
     Raises:
         RelayError: a run without a model, a dataset that is not there, categories without
-            anything in common.
+            anything in common, results of another dataset.
     """
-    if not config.runs:
-        raise RelayError("RUNS is empty; name at least one trained run.")
-    for run in config.runs:
-        check_name("RUNS", run)
-    check_name("REPORT", config.report)
-    if config.batch_size < 1:
-        raise RelayError(f"BATCH_SIZE {config.batch_size}: take at least 1.")
+    _check(config)
     store, runtime = find_store(config.store, say), detect()
-    name = annotations_name(config.dataset)
-    saved = load_dataset(first_having(store, runtime, name), config.dataset)
-    truth = msgspec.json.decode(saved.annotations)
-    moved = parse_images(config.images, saved.locations)
-    samples = evaluation_samples(saved.dataset, open_sources(saved, moved, bar=bar))
-    homes = [first_having(store, runtime, facts_name(run)) for run in config.runs]
-    models = [load_model(home, run) for home, run in zip(homes, config.runs, strict=True)]
-    runs = [
-        _evaluate_run(store, run, model, saved, samples, truth, config, say)
-        for run, model in zip(config.runs, models, strict=True)
-    ]
-    pictures = _pictures(runs, samples, truth)
-    where = _write_report(store, config, runs, pictures)
-    result = EvaluateResult(runs, metrics_table(_rows(runs)), pictures, where)
+    saved = [_dataset(store, runtime, name) for name in config.dataset]
+    for given in config.runs:
+        _check_origin(given, saved)
+    detectors = [open_detector(run, _home(store, runtime, run)) for run in config.runs]
+    _check_names(detectors)
+    datasets = []
+    for data in saved:
+        images = parse_images(config.images, data.locations)
+        samples = evaluation_samples(data.dataset, open_sources(data, images, bar=bar))
+        datasets.append(evaluate_on(store, data, samples, detectors, config, progress, say))
+    result = _reported(store, config, datasets)
     say(str(result))
     return result
 
 
-def _evaluate_run(
-    store: Store,
-    run: str,
-    exported: ExportedModel,
-    saved: SavedDataset,
-    samples: Samples,
-    truth: dict[str, Any],
-    config: EvaluateConfig,
-    say: Callable[[str], None],
-) -> Evaluated:
-    folder = f"runs/{run}/evaluations/{saved.name}"
-    ids = _category_ids(run, exported, saved)
-    unmatched = _unmatched(ids, exported, saved)
-    for line in unmatched:
-        say(f"run {run!r}: {line}")
-    detections = _kept_detections(store, folder, exported, saved)
-    if detections is None:
-        device = choose_device(config.device, "float32", detect().name)
-        if device.warning:
-            say(f"WARNING: {device.warning}; {device.remedy}")
-        batches = -(-len(samples) // config.batch_size)
-        show = progress(f"predicting with {run}", total=batches)
-        size = config.batch_size
-        raw = predict(exported.model, samples, device.device, size, progress=show, say=say)
-        detections = [
-            {**d, "category_id": ids[d["category_id"]]} for d in raw if d["category_id"] in ids
-        ]
-    else:
-        say(f"run {run!r}: detections on {saved.name!r} are there already")
-    scores = score(truth, detections)
-    metrics = {
-        **scores.metrics,
-        "per_category": scores.per_category,
-        "per_source": score_per_source(truth, detections),
-        "engine": scores.engine,
-        "unmatched_categories": unmatched,
-        "counts": _counts(truth, detections),
-        "run": run,
-        "step": exported.facts["step"],
-        "dataset": saved.name,
-        "dataset_sha256": saved.sha256,
-        "model_sha256": exported.facts["sha256"],
-        "date": now(),
-    }
-    store.write(f"{folder}/detections.json", msgspec.json.encode(detections))
-    store.write(f"{folder}/metrics.json", as_json(metrics))
-    if store.exists(facts_name(run)):  # else the run is attached, and only to be read
-        record_ap(store, run, saved.name, scores.metrics)
-    return Evaluated(run, metrics, scores, detections)
+def _check(config: EvaluateConfig) -> None:
+    if not config.runs:
+        raise RelayError("RUNS is empty; name at least one trained run.")
+    if not config.dataset:
+        raise RelayError("DATASET is empty; name the dataset to evaluate on.")
+    for name in config.dataset:
+        check_name("DATASET", name)
+    check_name("REPORT", config.report)
+    if config.batch_size < 1:
+        raise RelayError(f"BATCH_SIZE {config.batch_size}: take at least 1.")
+    if config.draws < 0:
+        raise RelayError(f"DRAWS {config.draws}: take 0 for no intervals, or 1000.")
 
 
-def _category_ids(run: str, exported: ExportedModel, saved: SavedDataset) -> dict[int, int]:
-    """The dataset's category id of each of the model's labels, matched by name."""
-    ids = {category.name: int(category.id) for category in saved.dataset.categories}
-    names = exported.facts["categories"]
-    found = {label: ids[name] for label, name in enumerate(names, start=1) if name in ids}
-    if not found:
+def _dataset(store: Store, runtime: Runtime, name: str) -> SavedDataset:
+    return load_dataset(first_having(store, runtime, annotations_name(name)), name)
+
+
+def _home(store: Store, runtime: Runtime, given: str) -> Store:
+    """Where a run is: in the store, or in an attached one."""
+    if not is_run(given):
+        return store
+    check_name("RUNS", given)
+    return first_having(store, runtime, facts_name(given))
+
+
+def _check_origin(given: str, saved: Sequence[SavedDataset]) -> None:
+    """Refuse results that are of another dataset by their own account."""
+    sha256 = "" if is_run(given) else made_on(given)
+    wrong = [data.name for data in saved if sha256 and data.sha256 != sha256]
+    if wrong:
         raise RelayError(
-            f"Run {run!r} detects {', '.join(names)} and dataset {saved.name!r} has"
-            f" {', '.join(ids)}: nothing to compare; choose another DATASET or merge it with the"
-            " model's categories."
+            f"RUNS: {given} was made on another dataset than {wrong[0]!r} is now, as metrics.json"
+            " beside it says; evaluate the detector anew."
         )
-    return found
 
 
-def _unmatched(ids: dict[int, int], exported: ExportedModel, saved: SavedDataset) -> list[str]:
-    """A sentence for the categories that only the dataset has, or only the model."""
-    known, names = set(ids.values()), exported.facts["categories"]
-    only_data = [c.name for c in saved.dataset.categories if c.id not in known]
-    only_model = [name for label, name in enumerate(names, start=1) if label not in ids]
-    lines = []
-    if only_data:
-        lines.append(
-            f"it does not know {', '.join(only_data)}, which count as 0 in the averages; see"
-            " per_category in metrics.json"
+def _check_names(detectors: Sequence[Detector]) -> None:
+    names = [detector.name for detector in detectors]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RelayError(f"RUNS: {twice[0]!r} is there twice; rename one, or leave it out.")
+
+
+def _reported(
+    store: Store, config: EvaluateConfig, datasets: Sequence[OnDataset]
+) -> EvaluateResult:
+    """Write comparison.json, the pictures and report.html."""
+    folder = f"comparisons/{config.report}"
+    sections, pictures, tables = [], {}, []
+    for on in datasets:
+        drawn = comparison_pictures(on)
+        prefix = f"{on.dataset}_" if len(datasets) > 1 else ""
+        named = {f"{prefix}{name}": picture for name, picture in drawn.items()}
+        pictures.update(named)
+        rows = _rows(on)
+        table = metrics_table(rows)
+        better = differences_table(on.significance) if on.significance else ""
+        tables.append("\n\n".join(part for part in (_heading(on, datasets), table, better) if part))
+        sections.append(
+            Section(
+                on.dataset,
+                rows,
+                on.significance,
+                _facts(on),
+                [(picture.caption, picture.png) for picture in named.values()],
+            )
         )
-    if only_model:
-        lines.append(f"its {', '.join(only_model)} are not in the dataset and are left out")
-    return lines
+    for name, picture in pictures.items():
+        store.write(f"{folder}/{name}.png", picture.png)
+    store.write(f"{folder}/comparison.json", as_json(_comparison(datasets)))
+    title = f"{', '.join(run.run for run in datasets[0].runs)} on {', '.join(config.dataset)}"
+    store.write(f"{folder}/report.html", report_page(title, sections).encode())
+    where = store.describe(f"{folder}/report.html")
+    return EvaluateResult(list(datasets), "\n\n".join(tables), pictures, where)
 
 
-def _kept_detections(
-    store: Store, folder: str, exported: ExportedModel, saved: SavedDataset
-) -> list[Detection] | None:
-    """Detections of an earlier call, where model and dataset are still the same."""
-    if not store.exists(f"{folder}/metrics.json") or not store.exists(f"{folder}/detections.json"):
-        return None
-    try:
-        metrics = msgspec.json.decode(store.read(f"{folder}/metrics.json"), type=_Made)
-        detections = msgspec.json.decode(store.read(f"{folder}/detections.json"))
-    except msgspec.MsgspecError:
-        return None  # damaged: predicting again mends it
-    same = metrics == _Made(exported.facts["sha256"], saved.sha256)
-    return detections if same else None
+def _heading(on: OnDataset, datasets: Sequence[OnDataset]) -> str:
+    return f"On {on.dataset}:" if len(datasets) > 1 else ""
 
 
-def _counts(truth: dict[str, Any], detections: Sequence[Detection]) -> dict[str, int]:
-    crowd = sum(bool(a.get("iscrowd")) for a in truth["annotations"])
-    return {
-        "images": len(truth["images"]),
-        "objects": len(truth["annotations"]) - crowd,
-        "crowd": crowd,
-        "detections": len(detections),
-    }
-
-
-def _rows(runs: Sequence[Evaluated]) -> list[tuple[str, dict[str, float]]]:
-    """A row a run, and below it a row a source where there are several."""
+def _rows(on: OnDataset) -> list[tuple[str, dict[str, float]]]:
+    """A row a detector, and below it a row a source where there are several."""
     rows = []
-    for run in runs:
+    for run in on.runs:
         rows.append((run.run, run.scores.metrics))
         sources = run.metrics["per_source"]
         if len(sources) > 1:
@@ -217,43 +166,33 @@ def _rows(runs: Sequence[Evaluated]) -> list[tuple[str, dict[str, float]]]:
     return rows
 
 
-def _pictures(
-    runs: Sequence[Evaluated], samples: Samples, truth: dict[str, Any]
-) -> dict[str, Picture]:
-    curves = {run.run: run.scores.curve() for run in runs}
-    pictures = {
-        "precision_recall": Picture(
-            png(precision_recall_chart(curves, "Precision and recall at IoU 0.5")),
-            "Precision over recall at IoU 0.5, averaged over the categories.",
-        )
+def _facts(on: OnDataset) -> dict[str, str]:
+    first = on.runs[0]
+    counts = {k: v for k, v in first.metrics["counts"].items() if k != "detections"}
+    facts = {
+        "Dataset": f"{on.dataset}, SHA-256 {on.sha256}",
+        "Counts": ", ".join(f"{value} {name}" for name, value in counts.items()),
+        "Engine": first.scores.engine,
+        "Date": first.metrics["date"],
     }
-    for run in runs:
-        sheet = detection_sheet(samples, truth["annotations"], run.detections)
-        pictures[f"detections_{run.run}"] = Picture(png(sheet), f"{run.run}: {SHEET_LEGEND}")
-    return pictures
+    notes = [f"{run.run}: {n}" for run in on.runs for n in run.metrics["unmatched_categories"]]
+    notes += [f"{run.run}: {n}" for run in on.runs for n in run.metrics["findings"]]
+    return {**facts, "Notes": "; ".join(notes)} if notes else facts
 
 
-def _write_report(
-    store: Store,
-    config: EvaluateConfig,
-    runs: Sequence[Evaluated],
-    pictures: dict[str, Picture],
-) -> str:
-    folder = f"comparisons/{config.report}"
-    for name, picture in pictures.items():
-        store.write(f"{folder}/{name}.png", picture.png)
-    comparison = {"dataset": config.dataset, "runs": {run.run: run.metrics for run in runs}}
-    store.write(f"{folder}/comparison.json", as_json(comparison))
-    page = report_page(
-        title=f"{', '.join(config.runs)} on {config.dataset}",
-        rows=_rows(runs),
-        facts={
-            "Dataset": f"{config.dataset}, SHA-256 {runs[0].metrics['dataset_sha256']}",
-            "Counts": ", ".join(f"{v} {k}" for k, v in runs[0].metrics["counts"].items()),
-            "Engine": runs[0].scores.engine,
-            "Date": runs[0].metrics["date"],
-        },
-        pictures=[(picture.caption, picture.png) for picture in pictures.values()],
-    )
-    store.write(f"{folder}/report.html", page.encode())
-    return store.describe(f"{folder}/report.html")
+def _comparison(datasets: Sequence[OnDataset]) -> dict[str, Any]:
+    """What comparison.json holds: by dataset the metrics of each detector, and the differences."""
+    return {
+        "datasets": {
+            on.dataset: {
+                "sha256": on.sha256,
+                "runs": {run.run: run.metrics for run in on.runs},
+                **_significance(on.significance),
+            }
+            for on in datasets
+        }
+    }
+
+
+def _significance(found: Significance | None) -> dict[str, Any]:
+    return asdict(found) if found else {}

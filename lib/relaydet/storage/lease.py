@@ -29,7 +29,7 @@ from datetime import datetime, timedelta, timezone
 
 import msgspec
 
-from relaydet.errors import LeaseLostError, RelayError, StoreError
+from relaydet.errors import LeaseHeldError, LeaseLostError, RelayError, StoreError
 from relaydet.runtime.machine import Process, is_dead, this_process
 from relaydet.storage.store import Store
 
@@ -134,7 +134,7 @@ def acquire(
         The lease, renewed in the background until it is released.
 
     Raises:
-        RelayError: somebody else holds it.
+        LeaseHeldError: somebody else holds it.
         StoreError: the store cannot be used.
     """
     while True:
@@ -157,7 +157,7 @@ def _wait_until_over(
     store: Store, run: str, held: Holder, life: float, say: Callable[[str], None]
 ) -> None:
     """Return when a lease is over; raise as soon as its holder renews it."""
-    refusal = RelayError(
+    refusal = LeaseHeldError(
         f"Run {run!r} is being trained by {held}; stop it there, or set TAKE_OVER"
         " (--take-over) to carry it on here: the other session then stops by itself."
     )

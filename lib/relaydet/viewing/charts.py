@@ -71,6 +71,39 @@ def precision_recall_chart(curves: Mapping[str, np.ndarray], title: str) -> Imag
     return _picture(figure)
 
 
+def study_chart(rows: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
+    """AP50 with its interval: a group of bars a training set, a bar a batch size.
+
+    Args:
+        rows: {training_set, batch_size, AP50: {value, low, high}} of each run.
+        title: above the chart.
+    """
+    figure, axes = _figure(title, "trained on", "AP50")
+    sets = list(dict.fromkeys(row["training_set"] for row in rows))
+    sizes = list(dict.fromkeys(row["batch_size"] for row in rows))
+    width = 0.8 / max(1, len(sizes))
+    for number, size in enumerate(sizes):
+        mine = [row for row in rows if row["batch_size"] == size]
+        x = [
+            sets.index(row["training_set"]) + (number - (len(sizes) - 1) / 2) * width
+            for row in mine
+        ]
+        value, low, high = (
+            np.array([row["AP50"][k] for row in mine]) for k in ("value", "low", "high")
+        )
+        errors = [np.maximum(value - low, 0), np.maximum(high - value, 0)]
+        label, colour = f"batch {size}", _LINE_COLOURS[number % len(_LINE_COLOURS)]
+        axes.bar(x, value, 0.9 * width, yerr=errors, capsize=4, label=label, color=colour)
+        for place, height, top in zip(x, value, high, strict=True):
+            axes.text(place, top + 0.02, f"{height:.3f}", ha="center", fontsize="small")
+    axes.set_xticks(range(len(sets)), sets)
+    for text, name in zip(axes.get_xticklabels(), sets, strict=True):
+        _write_name(text, _short(name))
+    axes.set_ylim(0, 1.12)
+    figure.legend(loc="outside lower center", ncols=max(1, len(sizes)), frameon=False)
+    return _picture(figure)
+
+
 def distribution_charts(distributions: Mapping[str, Distribution]) -> dict[str, Image.Image]:
     """How the objects of each source are distributed, source over source.
 

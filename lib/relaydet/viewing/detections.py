@@ -45,14 +45,19 @@ def detection_sheet(
         detections: COCO results.
         count: how many images.
     """
-    chosen = np.unique(np.linspace(0, len(samples) - 1, count).round().astype(int))
+    chosen = chosen_images(samples, count)
     tiles = []
-    for index in chosen.tolist():
+    for index in chosen:
         image_id = int(samples.image_ids_M[index])
         here = [t for t in truths if t["image_id"] == image_id]
         found = [d for d in detections if d["image_id"] == image_id]
         tiles.append(_tile(samples.read(index), here, found))
     return contact_sheet(tiles, [samples.file_names[i] for i in chosen], columns=2)
+
+
+def chosen_images(samples: Samples, count: int = 8) -> list[int]:
+    """Indices of the images that a sheet shows, spaced evenly."""
+    return sorted(set(np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()))
 
 
 def _tile(

@@ -1,0 +1,223 @@
+"""Detectors on one dataset: predicted where that is not done yet, scored, and kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from relaydet.config import EvaluateConfig
+from relaydet.data.loader import Samples
+from relaydet.data.saved import SavedDataset
+from relaydet.errors import RelayError
+from relaydet.evaluation.detectors import Detector
+from relaydet.evaluation.predict import predict
+from relaydet.evaluation.records import Detections, Truth, detections_of, truth_of
+from relaydet.evaluation.score import Scores, score, score_per_source
+from relaydet.evaluation.significance import Significance, bootstrap
+from relaydet.runtime.detect import detect
+from relaydet.runtime.device import choose_device
+from relaydet.storage.store import Store
+from relaydet.training.export import facts_name, record_ap
+from relaydet.training.run_files import as_json, now
+
+Show = Callable[[str, int], Callable[[Iterable], Iterable]]
+"""Makes a wrapper that shows how an iteration comes along, from a label and a total."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """One detector on one dataset."""
+
+    run: str
+    """The detector's name."""
+    metrics: dict[str, Any]
+    """As in metrics.json."""
+    scores: Scores
+    found: Detections
+
+
+@dataclass(frozen=True, eq=False)
+class OnDataset:
+    """All detectors on one dataset."""
+
+    dataset: str
+    sha256: str
+    truth: Truth
+    samples: Samples
+    runs: list[Evaluated]
+    significance: Significance | None
+    """Intervals and differences; None where none were asked for."""
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """What detections were made from, in metrics.json."""
+
+    model_sha256: str
+    dataset_sha256: str
+
+
+def evaluate_on(
+    store: Store,
+    saved: SavedDataset,
+    samples: Samples,
+    detectors: Sequence[Detector],
+    config: EvaluateConfig,
+    show: Show,
+    say: Callable[[str], None],
+) -> OnDataset:
+    """Evaluate all detectors on a dataset, and their differences.
+
+    Args:
+        store: where the evaluations of runs are kept.
+        saved: the dataset.
+        samples: its images.
+        detectors: what to evaluate.
+        config: how.
+        show: shows the progress of what takes long.
+        say: takes each line that tells the user what happens.
+
+    Raises:
+        RelayError: a detector has no category in common with the dataset, or its results are of
+            another one.
+    """
+    truth = truth_of(saved.annotations)
+    runs = [
+        _evaluated(store, detector, saved, samples, truth, config, show, say)
+        for detector in detectors
+    ]
+    significance = None
+    if config.draws:
+        found = {run.run: run.found for run in runs}
+        draws = show(f"bootstrap on {saved.name}", config.draws)
+        significance = bootstrap(truth, found, draws=config.draws, progress=draws)
+    return OnDataset(saved.name, saved.sha256, truth, samples, runs, significance)
+
+
+def _evaluated(
+    store: Store,
+    detector: Detector,
+    saved: SavedDataset,
+    samples: Samples,
+    truth: Truth,
+    config: EvaluateConfig,
+    show: Show,
+    say: Callable[[str], None],
+) -> Evaluated:
+    folder = f"{detector.home}/evaluations/{saved.name}"
+    unmatched: list[str] = []
+    if detector.model is None:
+        raw = detector.results
+    else:
+        ids = _category_ids(detector, saved)
+        unmatched = _unmatched(ids, detector, saved)
+        raw = _kept(store, folder, detector, saved) or b""
+        if raw:
+            say(f"run {detector.name!r}: detections on {saved.name!r} are there already")
+        else:
+            raw = _predicted(detector, ids, saved, samples, config, show, say)
+    found = detections_of(raw, truth, detector.name)
+    for line in (*unmatched, *found.findings):
+        say(f"run {detector.name!r}: {line}")
+    scores = score(truth, found, verify=config.verify)
+    metrics = {
+        **scores.metrics,
+        "per_category": scores.per_category,
+        "per_source": score_per_source(truth, found),
+        "engine": scores.engine,
+        "unmatched_categories": unmatched,
+        "findings": list(found.findings),
+        "counts": _counts(truth, found),
+        "run": detector.name,
+        "step": detector.step,
+        "dataset": saved.name,
+        "dataset_sha256": saved.sha256,
+        "model_sha256": detector.sha256,
+        "date": now(),
+    }
+    if detector.home:
+        store.write(f"{folder}/detections.json", raw)
+        store.write(f"{folder}/metrics.json", as_json(metrics))
+    if detector.of_run and store.exists(facts_name(detector.name)):
+        record_ap(store, detector.name, saved.name, scores.metrics)  # else it is only attached
+    return Evaluated(detector.name, metrics, scores, found)
+
+
+def _predicted(
+    detector: Detector,
+    ids: dict[int, int],
+    saved: SavedDataset,
+    samples: Samples,
+    config: EvaluateConfig,
+    show: Show,
+    say: Callable[[str], None],
+) -> bytes:
+    """A COCO results file of what the model says."""
+    device = choose_device(config.device, "float32", detect().name)
+    if device.warning:
+        say(f"WARNING: {device.warning}; {device.remedy}")
+    bar = show(f"predicting with {detector.name}", -(-len(samples) // config.batch_size))
+    assert detector.model is not None
+    raw = predict(detector.model, samples, device.device, config.batch_size, progress=bar, say=say)
+    return msgspec.json.encode(
+        [{**d, "category_id": ids[d["category_id"]]} for d in raw if d["category_id"] in ids]
+    )
+
+
+def _category_ids(detector: Detector, saved: SavedDataset) -> dict[int, int]:
+    """The dataset's category id of each of the model's labels, matched by name."""
+    ids = {category.name: int(category.id) for category in saved.dataset.categories}
+    names = detector.categories or tuple(ids)
+    found = {label: ids[name] for label, name in enumerate(names, start=1) if name in ids}
+    if not found:
+        raise RelayError(
+            f"Run {detector.name!r} detects {', '.join(names)} and dataset {saved.name!r} has"
+            f" {', '.join(ids)}: nothing to compare; choose another DATASET or merge it with the"
+            " model's categories."
+        )
+    return found
+
+
+def _unmatched(ids: dict[int, int], detector: Detector, saved: SavedDataset) -> list[str]:
+    """A sentence for the categories that only the dataset has, or only the model."""
+    known, names = set(ids.values()), detector.categories
+    only_data = [c.name for c in saved.dataset.categories if c.id not in known]
+    only_model = [name for label, name in enumerate(names, start=1) if label not in ids]
+    lines = []
+    if only_data:
+        lines.append(
+            f"it does not know {', '.join(only_data)}, which count as 0 in the averages; see"
+            " per_category in metrics.json"
+        )
+    if only_model:
+        more = f" and {len(only_model) - 5} more" if len(only_model) > 5 else ""
+        lines.append(
+            f"its {', '.join(only_model[:5])}{more} are not in the dataset and are left out"
+        )
+    return lines
+
+
+def _kept(store: Store, folder: str, detector: Detector, saved: SavedDataset) -> bytes | None:
+    """Detections of an earlier call, where model and dataset are still the same."""
+    if not store.exists(f"{folder}/metrics.json") or not store.exists(f"{folder}/detections.json"):
+        return None
+    try:
+        made = msgspec.json.decode(store.read(f"{folder}/metrics.json"), type=_Made)
+        data = store.read(f"{folder}/detections.json")
+        msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None  # damaged: predicting again mends it
+    return data if made == _Made(detector.sha256, saved.sha256) else None
+
+
+def _counts(truth: Truth, found: Detections) -> dict[str, int]:
+    crowd = int(np.count_nonzero(truth.crowd_N))
+    return {
+        "images": len(truth.image_ids),
+        "objects": len(truth.ids) - crowd,
+        "crowd": crowd,
+        "detections": len(found),
+    }
