@@ -76,6 +76,10 @@ def test_report_is_one_file_with_the_table_and_the_pictures(store, config):
     [
         ({"runs": ("none",)}, "no exported model"),
         ({"runs": ()}, "RUNS is empty"),
+        ({"runs": ("one", "one")}, "'one' is there twice"),
+        ({"runs": ("gone.json",)}, "gone.json cannot be read"),
+        ({"dataset": ()}, "DATASET is empty"),
+        ({"draws": -1}, "DRAWS -1"),
         ({"dataset": ("none",)}, "there is no dataset"),
         ({"dataset": ("figures",)}, "nothing to compare"),
     ],
@@ -95,3 +99,45 @@ def test_no_detections_at_all_give_zero(store, config):
     finally:
         (folder / "detections.json").write_bytes(kept)
     assert result.runs[0].scores.metrics["AP50"] == 0
+
+
+def test_detectors_from_anywhere_on_several_datasets(store, config, tmp_path):
+    evaluate(config, say=quiet)
+    theirs = tmp_path / "theirs.json"
+    kept = json.loads((store / "runs/one/evaluations/both/detections.json").read_text())
+    known = {image["id"] for image in json.loads(
+        (store / "datasets/heldout/annotations.json").read_text())["images"]}  # fmt: skip
+    theirs.write_text(json.dumps([d for d in kept if d["image_id"] in known]))
+    several = replace(config, runs=("one", str(theirs)), dataset=("both", "heldout"), report="many")
+    result = evaluate(several, say=quiet)
+    assert [(on.dataset, [run.run for run in on.runs]) for on in result.datasets] == [
+        ("both", ["one", "theirs"]),
+        ("heldout", ["one", "theirs"]),
+    ]
+    comparison = json.loads((store / "comparisons/many/comparison.json").read_text())
+    assert list(comparison["datasets"]) == ["both", "heldout"]
+    on_both = comparison["datasets"]["both"]
+    assert set(on_both["runs"]) == {"one", "theirs"}
+    assert {d["verdict"] for d in on_both["differences"]} <= {"better", "worse", "cannot tell"}
+    assert on_both["intervals"]["one"]["AP50"]["value"] == on_both["runs"]["one"]["AP50"]
+    page = (store / "comparisons/many/report.html").read_text()
+    assert page.count("<section>") == 2
+    assert "On heldout:" in result.table
+    assert not (store / "runs/theirs").exists()
+
+
+def test_results_of_another_dataset_are_refused(store, config):
+    evaluate(config, say=quiet)
+    given = str(store / "runs/one/evaluations/both/detections.json")
+    with pytest.raises(RelayError, match="made on another dataset than 'heldout'"):
+        evaluate(replace(config, runs=(given,), dataset=("heldout",)), say=quiet)
+
+
+def test_without_draws_there_are_no_intervals(config):
+    result = evaluate(replace(config, draws=0), say=quiet)
+    assert result.datasets[0].significance is None
+
+
+def test_verify_is_told(config):
+    result = evaluate(replace(config, verify=True, draws=0), say=quiet)
+    assert "verified against pycocotools" in result.runs[0].metrics["engine"]
