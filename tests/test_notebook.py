@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relaydet import notebook
-from relaydet.config import EvaluateConfig, MergeConfig, SourceConfig, TrainConfig
+from relaydet.config import EvaluateConfig, MergeConfig, SourceConfig, StudyConfig, TrainConfig
 from relaydet.errors import RelayError
 from relaydet.viewing.pictures import Picture
 
@@ -16,7 +16,7 @@ SOURCE = {"name": "a", "format": "coco", "annotations": "a.json", "images": "a"}
 def handed_over(monkeypatch):
     """The configurations that reach the jobs."""
     configs = []
-    for job in ("merge", "train", "evaluate"):
+    for job in ("merge", "train", "evaluate", "study"):
         monkeypatch.setattr(f"relaydet.jobs.{job}.{job}", configs.append)
     return configs
 
@@ -75,9 +75,18 @@ def test_merge_parameters(handed_over, sources, given, expected):
             "evaluate", {"runs": ["a", "b"]}, EvaluateConfig(runs=("a", "b")), id="evaluate, a list"
         ),
         pytest.param("evaluate", {"runs": "ab"}, EvaluateConfig(runs=("ab",)), id="evaluate, one"),
+        pytest.param(
+            "evaluate", {"dataset": "a"}, EvaluateConfig(dataset=("a",)), id="evaluate on one"
+        ),
+        pytest.param(
+            "study",
+            {"dataset": "a", "batch_sizes": [4]},
+            StudyConfig(dataset="a", batch_sizes=(4,)),
+            id="study",
+        ),
     ],
 )
-def test_train_and_evaluate_parameters(handed_over, job, given, expected):
+def test_the_parameters_of_the_other_jobs(handed_over, job, given, expected):
     getattr(notebook, job)(**given)
     assert handed_over == [expected]
     assert hash(handed_over[0]) == hash(expected), "no list is left in it"
@@ -150,3 +159,10 @@ def test_pictures_are_shown_with_their_captions(monkeypatch, capsys):
     notebook.show(Result())
     assert shown == list(Result.pictures.values())
     assert capsys.readouterr().out.splitlines() == ["the loss", "the sizes"]
+
+
+def test_without_a_study_nothing_is_trained(handed_over, capsys):
+    assert notebook.study(store="x") is None
+    assert "no study is made" in capsys.readouterr().out
+    notebook.show(None)
+    assert handed_over == []

@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from relaydet.bootstrap import missing
-from relaydet.config import DoctorConfig, EvaluateConfig, MergeConfig, TrainConfig, load_sources
+from relaydet.config import (
+    DoctorConfig,
+    EvaluateConfig,
+    MergeConfig,
+    StudyConfig,
+    TrainConfig,
+    load_sources,
+)
 from relaydet.errors import RelayError
 from relaydet.runtime.detect import runs_through
 
 if TYPE_CHECKING:
     from relaydet.jobs.evaluate import EvaluateResult
     from relaydet.jobs.merge import MergeResult
+    from relaydet.jobs.study import StudyResult
     from relaydet.jobs.train import TrainResult
     from relaydet.viewing.browse import Browser
 
-Config = TypeVar("Config", MergeConfig, TrainConfig, EvaluateConfig, DoctorConfig)
+Config = TypeVar("Config", MergeConfig, TrainConfig, EvaluateConfig, DoctorConfig, StudyConfig)
 
 
 def check_packages() -> None:
@@ -77,6 +85,17 @@ def evaluate(**parameters: Any) -> EvaluateResult:
     return run(_as_config(EvaluateConfig, parameters))
 
 
+def study(dataset: str = "", **parameters: Any) -> StudyResult | None:
+    """The study of a merged dataset's sources (see `StudyConfig`); without a dataset, nothing."""
+    check_packages()
+    if not dataset:
+        print("STUDY is empty: no study is made.")
+        return None
+    from relaydet.jobs.study import study as run
+
+    return run(_as_config(StudyConfig, {"dataset": dataset, **parameters}))
+
+
 def browse(result: MergeResult) -> Browser:
     """A browser over the merged images: the last value of a cell.
 
@@ -88,11 +107,11 @@ def browse(result: MergeResult) -> Browser:
     return make(result.dataset, result.images, result.findings, clickable=clickable)
 
 
-def show(result: MergeResult | EvaluateResult | TrainResult) -> None:
+def show(result: MergeResult | EvaluateResult | TrainResult | StudyResult | None) -> None:
     """Show the pictures of a result, each with its caption."""
     from IPython.display import display
 
-    for picture in result.pictures.values():
+    for picture in result.pictures.values() if result else ():
         print(picture.caption)
         display(picture)
 

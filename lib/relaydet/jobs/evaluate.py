@@ -181,17 +181,17 @@ def _facts(on: OnDataset) -> dict[str, str]:
 
 
 def _comparison(datasets: Sequence[OnDataset]) -> dict[str, Any]:
-    """What comparison.json holds: by dataset the metrics of each detector, and the differences."""
-    return {
-        "datasets": {
-            on.dataset: {
-                "sha256": on.sha256,
-                "runs": {run.run: run.metrics for run in on.runs},
-                **_significance(on.significance),
-            }
-            for on in datasets
+    """What comparison.json holds: the first dataset at the top, and all of them by name."""
+    parts = {
+        on.dataset: {
+            "dataset": on.dataset,
+            "sha256": on.sha256,
+            "runs": {run.run: run.metrics for run in on.runs},
+            **_significance(on.significance),
         }
+        for on in datasets
     }
+    return {**parts[datasets[0].dataset], "datasets": parts}
 
 
 def _significance(found: Significance | None) -> dict[str, Any]:
