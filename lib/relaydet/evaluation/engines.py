@@ -29,6 +29,7 @@ def evaluated(
     truth: Truth,
     found: Detections,
     areas: Sequence[tuple[str, float, float]] | None = None,
+    thresholds: Sequence[float] | None = None,
 ) -> Any:
     """An engine's evaluator after its match pass, not yet accumulated.
 
@@ -37,6 +38,7 @@ def evaluated(
         truth: the dataset.
         found: the detections.
         areas: names and limits in pixels^2 of the area ranges; None takes COCO's four.
+        thresholds: IoUs that make a match; None takes COCO's ten.
     """
     if not len(truth.ids) or not len(found):
         engine = REFERENCE  # the engines differ on empty lists; the reference decides
@@ -48,6 +50,8 @@ def evaluated(
         if areas is not None:
             evaluation.params.areaRng = [[low, high] for _, low, high in areas]
             evaluation.params.areaRngLbl = [name for name, _, _ in areas]
+        if thresholds is not None:
+            evaluation.params.iouThrs = np.asarray(thresholds)
         evaluation.evaluate()
     return evaluation
 
