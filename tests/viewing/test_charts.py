@@ -9,11 +9,8 @@ import pytest
 from PIL import Image
 
 from relaydet.data.distributions import Distribution
-from relaydet.viewing.charts import (
-    distribution_charts,
-    loss_chart,
-    precision_recall_chart,
-)
+from relaydet.viewing.charts import distribution_charts, loss_chart
+from relaydet.viewing.evaluation_charts import precision_recall_chart
 from relaydet.viewing.pictures import Picture, png
 
 

@@ -13,6 +13,7 @@ from relaydet.config import EvaluateConfig
 from relaydet.data.loader import Samples
 from relaydet.data.saved import SavedDataset
 from relaydet.errors import RelayError
+from relaydet.evaluation.analysis import Analysis, analyse
 from relaydet.evaluation.detectors import Detector
 from relaydet.evaluation.predict import predict
 from relaydet.evaluation.records import Detections, Truth, detections_of, truth_of
@@ -51,6 +52,8 @@ class OnDataset:
     runs: list[Evaluated]
     significance: Significance | None
     """Intervals and differences; None where none were asked for."""
+    analyses: dict[str, Analysis]
+    """By detector: what it gets wrong."""
 
 
 class _Made(msgspec.Struct, frozen=True):
@@ -94,7 +97,8 @@ def evaluate_on(
         found = {run.run: run.found for run in runs}
         draws = show(f"bootstrap on {saved.name}", config.draws)
         significance = bootstrap(truth, found, draws=config.draws, progress=draws)
-    return OnDataset(saved.name, saved.sha256, truth, samples, runs, significance)
+    analyses = {run.run: analyse(truth, run.found) for run in runs}
+    return OnDataset(saved.name, saved.sha256, truth, samples, runs, significance, analyses)
 
 
 def _evaluated(

@@ -10,6 +10,7 @@ from relaydet.config import EvaluateConfig, check_name, parse_images
 from relaydet.data.loader import evaluation_samples
 from relaydet.data.saved import SavedDataset, annotations_name, load_dataset, open_sources
 from relaydet.errors import RelayError
+from relaydet.evaluation.analysis import as_facts, pairs_found
 from relaydet.evaluation.detectors import Detector, is_run, made_on, open_detector
 from relaydet.evaluation.on_dataset import Evaluated, OnDataset, evaluate_on
 from relaydet.evaluation.report import Section, differences_table, metrics_table, report_page
@@ -187,6 +188,8 @@ def _comparison(datasets: Sequence[OnDataset]) -> dict[str, Any]:
             "dataset": on.dataset,
             "sha256": on.sha256,
             "runs": {run.run: run.metrics for run in on.runs},
+            "analyses": {name: as_facts(found) for name, found in on.analyses.items()},
+            "found_by": pairs_found(on.truth, on.analyses),
             **_significance(on.significance),
         }
         for on in datasets

@@ -13,7 +13,7 @@ from relaydet.errors import LeaseHeldError, RelayError
 from relaydet.evaluation.on_dataset import OnDataset
 from relaydet.evaluation.report import columns, signed
 from relaydet.evaluation.significance import Difference, Interval
-from relaydet.jobs.evaluate import EvaluateResult, evaluate
+from relaydet.jobs.evaluate import evaluate
 from relaydet.jobs.train import train
 from relaydet.runtime.attached import first_having
 from relaydet.runtime.auto_store import find_store
@@ -22,13 +22,16 @@ from relaydet.storage.lease import read_holder
 from relaydet.storage.store import Store
 from relaydet.training.export import is_exported
 from relaydet.training.run_files import RunFiles, as_json
-from relaydet.viewing.charts import study_chart
+from relaydet.viewing.comparison import misses_picture
+from relaydet.viewing.evaluation_charts import study_chart
 from relaydet.viewing.pictures import Picture, png
 
 ALL = "all"
 """The training set of all sources together."""
 LOOK_AGAIN_SECONDS = 30.0
 """How often to look whether another session has finished its run."""
+_SIDE_BY_SIDE = ("precision_recall", "sizes", "errors")
+"""Pictures of the comparison that set all runs side by side."""
 _TOLD = ("AP50", "AP", "APs", "ARs")
 
 
@@ -198,19 +201,22 @@ def _compared(
         png(study_chart(rows, f"AP50 on {config.held_out}")),
         f"AP50 on {config.held_out} with 95 % intervals, by training set and batch size.",
     )
+    pictures = {"study": picture, **_misses(runs, on, config.batch_sizes[0])}
     folder = f"comparisons/{config.study}"
-    store.write(f"{folder}/study.png", picture.png)
+    for name, drawn in pictures.items():
+        store.write(f"{folder}/{name}.png", drawn.png)
     store.write(f"{folder}/study.json", as_json({"rows": rows, "config": asdict(config)}))
-    pictures = {"study": picture, **_without_sheets(evaluated)}
-    return StudyResult(list(runs), [], table, pictures, evaluated.where)
+    side_by_side = {name: evaluated.pictures[name] for name in _SIDE_BY_SIDE}
+    return StudyResult(list(runs), [], table, {**pictures, **side_by_side}, evaluated.where)
 
 
-def _without_sheets(evaluated: EvaluateResult) -> dict[str, Picture]:
-    """The pictures that set all runs side by side."""
+def _misses(runs: Sequence[StudyRun], on: OnDataset, batch_size: int) -> dict[str, Picture]:
+    """What training on one source misses and training on all finds, and the other way round."""
+    named = {r.training_set: r.config.run for r in runs if r.config.batch_size == batch_size}
     return {
-        name: picture
-        for name, picture in evaluated.pictures.items()
-        if not name.startswith("detections_")
+        f"study_misses_{alone}": misses_picture(on, named[alone], named[ALL])
+        for alone in named
+        if alone != ALL
     }
 
 

@@ -38,7 +38,7 @@ def loss_chart(log: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
         log: lines of a run's log.jsonl.
         title: above the chart.
     """
-    figure, axes = _figure(title, "optimizer step", "loss")
+    figure, axes = new_figure(title, "optimizer step", "loss")
     steps = [line["step"] for line in log]
     axes.plot(steps, [line["loss"] for line in log], color="black", label="sum")
     for name in log[0]["losses"] if log else []:
@@ -52,56 +52,7 @@ def loss_chart(log: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
     # Below: in a young run the curves go through every corner.
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
-    return _picture(figure)
-
-
-def precision_recall_chart(curves: Mapping[str, np.ndarray], title: str) -> Image.Image:
-    """Precision over recall at IoU 0.5.
-
-    Args:
-        curves: by name of the run, precision at the recalls 0, 0.01, ..., 1.
-        title: above the chart.
-    """
-    figure, axes = _figure(title, "recall", "precision at IoU 0.5")
-    for name, precision_R in curves.items():
-        axes.plot(np.linspace(0, 1, len(precision_R)), precision_R, label=name)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False, loc="lower left")
-    return _picture(figure)
-
-
-def study_chart(rows: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
-    """AP50 with its interval: a group of bars a training set, a bar a batch size.
-
-    Args:
-        rows: {training_set, batch_size, AP50: {value, low, high}} of each run.
-        title: above the chart.
-    """
-    figure, axes = _figure(title, "trained on", "AP50")
-    sets = list(dict.fromkeys(row["training_set"] for row in rows))
-    sizes = list(dict.fromkeys(row["batch_size"] for row in rows))
-    width = 0.8 / max(1, len(sizes))
-    for number, size in enumerate(sizes):
-        mine = [row for row in rows if row["batch_size"] == size]
-        x = [
-            sets.index(row["training_set"]) + (number - (len(sizes) - 1) / 2) * width
-            for row in mine
-        ]
-        value, low, high = (
-            np.array([row["AP50"][k] for row in mine]) for k in ("value", "low", "high")
-        )
-        errors = [np.maximum(value - low, 0), np.maximum(high - value, 0)]
-        label, colour = f"batch {size}", _LINE_COLOURS[number % len(_LINE_COLOURS)]
-        axes.bar(x, value, 0.9 * width, yerr=errors, capsize=4, label=label, color=colour)
-        for place, height, top in zip(x, value, high, strict=True):
-            axes.text(place, top + 0.02, f"{height:.3f}", ha="center", fontsize="small")
-    axes.set_xticks(range(len(sets)), sets)
-    for text, name in zip(axes.get_xticklabels(), sets, strict=True):
-        _write_name(text, _short(name))
-    axes.set_ylim(0, 1.12)
-    figure.legend(loc="outside lower center", ncols=max(1, len(sizes)), frameon=False)
-    return _picture(figure)
+    return draw_picture(figure)
 
 
 def distribution_charts(distributions: Mapping[str, Distribution]) -> dict[str, Image.Image]:
@@ -121,7 +72,7 @@ def distribution_charts(distributions: Mapping[str, Distribution]) -> dict[str, 
 
 
 def _distributions_chart(distributions: Mapping[str, Distribution]) -> Image.Image:
-    names = [f"{_short(n)} ({len(d.aspects_K):,} objects)" for n, d in distributions.items()]
+    names = [f"{short_name(n)} ({len(d.aspects_K):,} objects)" for n, d in distributions.items()]
     columns = max(1, min(4, _LEGEND_CHARACTERS // (8 + max(map(len, names), default=0))))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(12, 3.9 + 0.22 * rows), layout="constrained")
@@ -133,8 +84,8 @@ def _distributions_chart(distributions: Mapping[str, Distribution]) -> Image.Ima
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylim(bottom=0)
     if names:
-        _legend_below(figure, names, columns)
-    return _picture(figure)
+        legend_below(figure, names, columns)
+    return draw_picture(figure)
 
 
 def _size_panel(axes: Axes, values: Sequence[np.ndarray]) -> None:
@@ -178,18 +129,18 @@ def _steps(
         clipped = np.clip(scale(source_values), inside[0], inside[-1])
         counts, _ = np.histogram(clipped, edges)
         percent = 100 * counts / len(source_values)
-        axes.stairs(percent, edges, linewidth=1.6, alpha=0.9, **_line(number))
+        axes.stairs(percent, edges, linewidth=1.6, alpha=0.9, **line_style(number))
 
 
-def _line(number: int) -> dict[str, Any]:
-    """How a source is drawn: in a colour of its own, dashed once the colours are used up."""
+def line_style(number: int) -> dict[str, Any]:
+    """How a source or run is drawn: in a colour of its own, dashed once the colours are used up."""
     round_of_colours, place = divmod(number, len(_LINE_COLOURS))
     dashes = _DASHES[round_of_colours % len(_DASHES)]
     return {"color": _LINE_COLOURS[place], "linestyle": dashes}
 
 
 def _centres_chart(distributions: Mapping[str, Distribution]) -> Image.Image:
-    maps = [(_short(name), _heat(d.centres_K2)) for name, d in distributions.items()]
+    maps = [(short_name(name), _heat(d.centres_K2)) for name, d in distributions.items()]
     maps = maps or [("no source", None)]
     columns = min(len(maps), _HEAT_COLUMNS)
     rows = -(-len(maps) // columns)
@@ -199,7 +150,7 @@ def _centres_chart(distributions: Mapping[str, Distribution]) -> Image.Image:
     # By the square root: one source of a single spot would leave all others dark.
     colours, shown = PowerNorm(0.5, 0, brightest), None
     for axes, (name, heat) in zip(panels, maps, strict=False):
-        _write_name(axes.set_title("", fontsize="medium"), name)
+        write_name(axes.set_title("", fontsize="medium"), name)
         axes.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         if heat is None:
             nothing = "no objects in images\nof known size"
@@ -215,7 +166,7 @@ def _centres_chart(distributions: Mapping[str, Distribution]) -> Image.Image:
         figure.colorbar(
             shown, ax=panels, label="density, 1 where spread evenly\n(square-root scale)"
         )
-    return _picture(figure)
+    return draw_picture(figure)
 
 
 def _heat(centres_K2: np.ndarray) -> np.ndarray | None:
@@ -231,23 +182,25 @@ def _heat(centres_K2: np.ndarray) -> np.ndarray | None:
     return counts * cells**2 / len(centres_K2)
 
 
-def _legend_below(figure: Figure, names: Sequence[str], columns: int) -> None:
-    lines = [Line2D([], [], linewidth=2, **_line(number)) for number in range(len(names))]
+def legend_below(figure: Figure, names: Sequence[str], columns: int) -> None:
+    """Names below a chart, where they cover no curve, in the styles of their lines."""
+    lines = [Line2D([], [], linewidth=2, **line_style(number)) for number in range(len(names))]
     numbers = [str(number) for number in range(len(names))]
     legend = figure.legend(lines, numbers, loc="outside lower center", ncols=columns, frameon=False)
     # matplotlib leaves out labels that begin with _; what the user chose is written afterwards.
     for text, name in zip(legend.get_texts(), names, strict=True):
-        _write_name(text, name)
+        write_name(text, name)
 
 
-def _write_name(text: Text, name: str) -> None:
+def write_name(text: Text, name: str) -> None:
     """Write what a user chose: $ starts no formula, and any script is shown or spelt out."""
     text.set_text(name)
     text.set_parse_math(False)
     text.set_fontfamily(families(name))
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """A name that a legend has room for."""
     return shortened(name, _NAME_LENGTH) or "(no name)"
 
 
@@ -257,7 +210,8 @@ def _label(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_ylabel(y_label)
 
 
-def _figure(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
+def new_figure(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    """One chart of the usual size, 800 x 400 pixels."""
     # Figure without pyplot: no window system, no global state, safe in a worker thread.
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
@@ -268,7 +222,8 @@ def _figure(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _picture(figure: Figure) -> Image.Image:
+def draw_picture(figure: Figure) -> Image.Image:
+    """The chart as a picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return Image.open(buffer).convert("RGB")
