@@ -9,8 +9,16 @@ import pytest
 from PIL import Image
 
 from relaydet.data.distributions import Distribution
+from relaydet.evaluation.assignment import Calibration, SizeBin
+from relaydet.evaluation.error_analysis import KINDS
 from relaydet.viewing.charts import distribution_charts, loss_chart
-from relaydet.viewing.evaluation_charts import precision_recall_chart
+from relaydet.viewing.evaluation_charts import (
+    calibration_chart,
+    errors_chart,
+    precision_recall_chart,
+    size_chart,
+    study_chart,
+)
 from relaydet.viewing.pictures import Picture, png
 
 
@@ -19,6 +27,19 @@ def line(step: int, **losses: float) -> dict:
 
 
 LOG = [line(10, objectness=0.5, box_reg=0.25), line(20, objectness=0.25, box_reg=0.125)]
+
+
+BINS = [SizeBin(0, 0.1, 0, 0), SizeBin(0.1, 0.2, 3, 1), SizeBin(0.2, 0.5, 90, 60)]
+NAN = float("nan")
+CALIBRATION = Calibration((0.1, NAN, 0.8), (0.2, NAN, 0.7), (5, 0, 9), 0.1)
+
+
+def study_row(name: str, size: int) -> dict:
+    return {
+        "training_set": name,
+        "batch_size": size,
+        "AP50": {"value": 0.5, "low": 0.4, "high": 0.55},
+    }
 
 
 def ink(picture: Image.Image) -> int:
@@ -37,6 +58,17 @@ def ink(picture: Image.Image) -> int:
             {"a": np.zeros(101), "<b> & $c$": np.linspace(1, 0, 101)},
             id="precision and recall",
         ),
+        pytest.param(size_chart, {}, {"a": BINS}, {"a": BINS, "$b$": BINS[::-1]}, id="sizes"),
+        pytest.param(
+            errors_chart,
+            {},
+            {"a": dict.fromkeys(KINDS, 0.0)},
+            {"a": dict.fromkeys(KINDS, 0.1), "b": dict.fromkeys(KINDS, 0.2)},
+            id="errors",
+        ),
+        pytest.param(
+            calibration_chart, {}, {"a": CALIBRATION}, dict.fromkeys("abc", CALIBRATION), id="right"
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:No artists with labels")
@@ -47,6 +79,14 @@ def test_a_chart_shows_what_is_there(chart, nothing, little, much):
     amounts = [ink(picture) for picture in pictures]
     assert amounts[0] < amounts[2]
     assert amounts[1] < amounts[2]
+
+
+def test_a_studys_bars_are_as_high_as_their_numbers():
+    rows = [study_row(name, size) for size in (8, 16) for name in ("street", "$x$", "all")]
+    low = study_chart([{**row, "AP50": {"value": 0.1, "low": 0, "high": 0.2}} for row in rows], "t")
+    high = study_chart(rows, "t")
+    assert high.size == low.size == study_chart([], "t").size == (800, 400)
+    assert ink(study_chart([], "t")) < ink(low) < ink(high)
 
 
 def test_the_same_chart_is_the_same_file():

@@ -21,9 +21,10 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto
 h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid var(--line); }
+th, td { padding: .25rem .75rem; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: pre; }
-td small { display: block; opacity: .75; white-space: nowrap; }
+td small { display: block; opacity: .75; }
 tr:hover td { background: var(--faint); }
 .better { color: var(--good); } .worse { color: var(--bad); }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
@@ -132,7 +133,9 @@ def _differences(significance: Significance | None) -> str:
     if significance is None or not significance.differences:
         return ""
     rows = "".join(_difference(difference) for difference in significance.differences)
-    head = "".join(f"<th>{name}</th>" for name in ("of", "against", "measure", "difference", ""))
+    head = "".join(
+        f"<th>{name}</th>" for name in ("of", "against", "measure", "difference", "verdict")
+    )
     return (
         f'<h3>Which is better?</h3>\n<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>'
         f"\n<p>Intervals hold the true number with 95 % confidence: a paired bootstrap over"

@@ -48,8 +48,9 @@ def size_chart(bins: Mapping[str, Sequence[SizeBin]], title: str) -> Image.Image
         title: above the chart.
     """
     figure, axes = new_figure(title, "sqrt(box area / image area)", "share found")
-    some = next(iter(bins.values()), [])
-    for number, mine in enumerate(bins.values()):
+    some = [b for b in next(iter(bins.values()), []) if b.objects]
+    for number, every in enumerate(bins.values()):
+        mine = [b for b in every if b.objects]
         recall = [b.recall if b.objects >= _FEW else np.nan for b in mine]
         axes.plot(range(len(mine)), recall, marker="o", **line_style(number))
         faint = [np.nan if b.objects >= _FEW else b.recall for b in mine]

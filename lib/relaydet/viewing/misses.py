@@ -26,14 +26,13 @@ from relaydet.viewing.draw import (
     side_by_side,
 )
 
-_TILE = 144
-"""Pixels of a crop's side on the sheet."""
-_CONTEXT = 4.0
+_TILE, _ALARM_TILE = 144, 216
+"""Pixels of a crop's side on the sheet; a false alarm's caption is longer."""
+_CONTEXT = 2.5
 """A crop's side, in larger sides of its box."""
 _LEAST = 48
 """A crop's side in pixels of the image, at least."""
-_COLUMNS = 3
-_GREY = 127
+_COLUMNS, _ALARM_COLUMNS = 3, 4
 
 MISSES_LEGEND = (
     "small objects that one of the two found and the other missed, from small to large: {first} on"
@@ -109,11 +108,11 @@ def alarms_sheet(
         here = np.flatnonzero((truth.image_N == alarm.image) & ~truth.crowd_N)
         boxes = [DrawnBox(truth.boxes_N4[row].tolist(), GREEN) for row in here]
         boxes.append(DrawnBox(alarm.box, ORANGE))
-        tiles.append(_crop(reader.read(alarm.image), alarm.box, boxes))
+        tiles.append(_crop(reader.read(alarm.image), alarm.box, boxes, _ALARM_TILE))
         name = truth.category_names[alarm.category]
         likely = f"likely an unlabelled {name}" if alarm.likely_unlabelled else name
         captions.append(f"{alarm.score:.2f} {likely}")
-    return contact_sheet(tiles, captions, 2 * _COLUMNS)
+    return contact_sheet(tiles, captions, _ALARM_COLUMNS)
 
 
 class _Reader:
@@ -154,18 +153,20 @@ def _object(reader: _Reader, truth: Truth, row: int, side: Side) -> Image.Image:
     return _crop(reader.read(image), box, boxes)
 
 
-def _crop(image_HWC: np.ndarray, around: Sequence[float], boxes: Sequence[DrawnBox]) -> Image.Image:
-    """A square around a box, enlarged, with boxes on it; grey beyond the image's edges."""
-    x, y, width, height = around
-    side = max(_LEAST, round(_CONTEXT * max(width, height)))
-    left, top = round(x + width / 2 - side / 2), round(y + height / 2 - side / 2)
-    square_HWC = np.full((side, side, 3), _GREY, np.uint8)
-    rows = slice(max(0, top), max(0, min(image_HWC.shape[0], top + side)))
-    columns = slice(max(0, left), max(0, min(image_HWC.shape[1], left + side)))
-    part_HWC = image_HWC[rows, columns]
-    down, right = rows.start - top, columns.start - left
-    square_HWC[down : down + part_HWC.shape[0], right : right + part_HWC.shape[1]] = part_HWC
+def _crop(
+    image_HWC: np.ndarray, around: Sequence[float], boxes: Sequence[DrawnBox], tile: int = _TILE
+) -> Image.Image:
+    """A square of the image around a box, enlarged to a tile, with boxes on it.
+
+    At an edge the square is moved into the image.
+    """
+    height, width = image_HWC.shape[:2]
+    x, y, w, h = around
+    side = min(max(_LEAST, round(_CONTEXT * max(w, h))), height, width)
+    left = int(np.clip(round(x + w / 2 - side / 2), 0, width - side))
+    top = int(np.clip(round(y + h / 2 - side / 2), 0, height - side))
+    square_HWC = image_HWC[top : top + side, left : left + side]
     moved = [
         DrawnBox((b.xywh[0] - left, b.xywh[1] - top, *b.xywh[2:]), b.colour, b.label) for b in boxes
     ]
-    return draw_boxes(square_HWC, moved, _TILE)
+    return draw_boxes(square_HWC, moved, tile)
