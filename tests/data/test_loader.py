@@ -13,8 +13,9 @@ from relaydet.data.augment import Augmentation
 from relaydet.data.dataset import Annotation, Category, Dataset, Image
 from relaydet.data.images import open_images
 from relaydet.data.loader import (
+    batches_of_like_shape,
     evaluation_samples,
-    image_batches,
+    read_batches,
     training_batches,
     training_samples,
 )
@@ -112,7 +113,8 @@ def test_workers_and_resuming_change_nothing(made, workers, first_step):
 def test_every_image_comes_once_to_be_evaluated(made, batch_size):
     samples = evaluation_samples(*made)
     seen = {}
-    for indices, images in image_batches(samples, batch_size, workers=0):
+    batches = batches_of_like_shape(samples, batch_size)
+    for indices, images in read_batches(samples, batches, workers=0):
         assert len(indices) <= batch_size
         seen.update(zip(indices, images, strict=True))
     assert sorted(seen) == list(range(len(ROWS)))

@@ -9,8 +9,13 @@ from torch import nn
 from relaydet.data.loader import evaluation_samples
 from relaydet.data.saved import load_dataset, open_sources
 from relaydet.errors import RelayError
+from relaydet.evaluation import predict as module
 from relaydet.evaluation.predict import predict
+from relaydet.evaluation.shards import Shards
 from relaydet.model import build_model
+from relaydet.storage.local import LocalStore
+
+CPU = torch.device("cpu")
 
 
 class WholeImage(nn.Module):
@@ -52,10 +57,14 @@ def test_predictions_are_coco_results_in_the_datasets_order(tiny_demo, batch_siz
             },
         )
     ]
-    assert predict(WholeImage(), samples, torch.device("cpu"), batch_size) == expected
+    result = predict(WholeImage(), samples, torch.device("cpu"), batch_size)
+    assert result.detections == expected
+    assert result.images == len(samples)
+    assert result.loading_seconds > 0
+    assert result.inference_seconds > 0
 
 
-def detections(samples, batch_size: int, most: int | None = None):
+def detections(samples, batch_size: int, most: int | None = None, devices=CPU):
     """What a real detector finds where only so many images fit; and what was said."""
     model = build_model("small", ["person"], "none", image_size=64, seed=3).model
     model.roi_heads.score_thresh = 0.0
@@ -67,8 +76,8 @@ def detections(samples, batch_size: int, most: int | None = None):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     model.rpn.register_forward_pre_hook(limit)
-    found = predict(model, samples, torch.device("cpu"), batch_size, say=said.append)
-    return found, said, calls
+    found = predict(model, samples, devices, batch_size, say=said.append)
+    return found.detections, said, calls
 
 
 def test_where_memory_runs_out_half_the_images_give_the_same_detections(tiny_demo):
@@ -93,3 +102,92 @@ def test_one_image_that_does_not_fit_is_explained(tiny_demo):
     samples = evaluation_samples(saved.dataset, open_sources(saved))
     with pytest.raises(RelayError, match="too small for one image; take DEVICE cpu"):
         detections(samples, 4, most=0)
+
+
+class Counting(WholeImage):
+    """Says which images it was given, and dies at one of them."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        super().__init__()
+        self.given, self.dies_at = [], dies_at
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, images):
+        for _ in images:
+            self.given.append(1)
+            if len(self.given) == self.dies_at:
+                raise KeyboardInterrupt
+        return super().forward(images)
+
+
+@pytest.fixture
+def heldout(tiny_demo):
+    saved = load_dataset(tiny_demo, "demo_heldout")
+    return evaluation_samples(saved.dataset, open_sources(saved))
+
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BATCHES", 2)
+    return Shards(LocalStore(tmp_path), "parts", "this model on that dataset")
+
+
+def run(model, samples, shards=None, devices=CPU, batch_size=1, said=None):
+    say = (said if said is not None else []).append
+    return predict(model, samples, devices, batch_size, say=say, shards=shards)
+
+
+@pytest.mark.parametrize("dies_at", range(1, 7))
+def test_what_was_finished_before_a_kill_is_not_done_again(heldout, shards, dies_at):
+    whole = run(Counting(), heldout).detections
+    with pytest.raises(KeyboardInterrupt):
+        run(Counting(dies_at), heldout, shards)
+    again, said = Counting(), []
+    result = run(again, heldout, shards, said=said)
+    kept = (dies_at - 1) // 2 * 2
+    assert result.images == len(again.given) == 6 - kept
+    assert said == ([f"{kept} of 6 images are predicted already; going on"] if kept else [])
+    assert result.detections == whole
+    nothing = Counting()
+    assert run(nothing, heldout, shards).detections == whole
+    assert nothing.given == [], "all of it is there"
+    shards.clear()
+    assert shards.store.names("parts") == []
+
+
+@pytest.mark.parametrize("left", [b"", b'{"key": 3', b"\xff", "another key", "another batch size"])
+def test_a_part_that_does_not_fit_is_made_again(heldout, shards, left):
+    whole = run(Counting(), heldout, shards).detections
+    if isinstance(left, bytes):
+        shards.store.write("parts/000001.json", left)
+    elif left == "another key":
+        shards = Shards(shards.store, "parts", "another model")
+    batch_size = 3 if left == "another batch size" else 1
+    again = Counting()
+    assert run(again, heldout, shards, batch_size=batch_size).detections == whole
+    assert len(again.given) == (2 if isinstance(left, bytes) else 6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 6])
+def test_several_devices_share_the_images(heldout, batch_size):
+    one, _, _ = detections(heldout, batch_size)
+    two, _, calls = detections(heldout, batch_size, devices=[CPU, CPU, CPU])
+    assert two == one
+    assert sum(calls) == len(heldout)
+
+
+def test_an_error_on_one_device_ends_it_all(heldout):
+    with pytest.raises(RelayError, match="too small for one image"):
+        detections(heldout, 1, most=0, devices=[CPU, CPU])
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_cpu_finds(heldout):
+    on_cpu, _, _ = detections(heldout, 3)
+    count = torch.cuda.device_count()
+    on_gpu, _, _ = detections(heldout, 3, devices=[torch.device("cuda", n) for n in range(count)])
+    assert len(on_cpu) == len(on_gpu)
+    for ours, theirs in zip(on_gpu, on_cpu, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-3)

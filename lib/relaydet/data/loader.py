@@ -169,16 +169,20 @@ class _ImageReader:
             return error
 
 
-def image_batches(
-    samples: Samples, batch_size: int, workers: int
+def batches_of_like_shape(samples: Samples, batch_size: int) -> list[list[int]]:
+    """Indices of all images in batches, wide ones first, so that a batch needs little padding."""
+    order = np.argsort(samples.heights_M / np.maximum(samples.widths_M, 1), kind="stable")
+    return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+
+
+def read_batches(
+    samples: Samples, batches: Sequence[list[int]], workers: int
 ) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
-    """All images once, wide ones first so that a batch needs little padding.
+    """The images of some batches.
 
     Yields:
         Indices into the samples, and the images as uint8 [3, H, W].
     """
-    order = np.argsort(samples.heights_M / np.maximum(samples.widths_M, 1), kind="stable")
-    batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
     loader: DataLoader = DataLoader(
         _ImageReader(samples),  # type: ignore[arg-type]
         batch_sampler=batches,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,10 @@ from relaydet.evaluation.detectors import Detector
 from relaydet.evaluation.predict import predict
 from relaydet.evaluation.records import Detections, Truth, detections_of, truth_of
 from relaydet.evaluation.score import Scores, score, score_per_source
+from relaydet.evaluation.shards import Shards
 from relaydet.evaluation.significance import Significance, bootstrap
 from relaydet.runtime.detect import detect
-from relaydet.runtime.device import choose_device
+from relaydet.runtime.device import choose_device, devices_to_share
 from relaydet.storage.store import Store
 from relaydet.training.export import facts_name, record_ap
 from relaydet.training.run_files import as_json, now
@@ -113,6 +115,8 @@ def _evaluated(
 ) -> Evaluated:
     folder = f"{detector.home}/evaluations/{saved.name}"
     unmatched: list[str] = []
+    seconds: dict[str, float] = {}
+    shards = _shards(store, folder, detector, saved, config)
     if detector.model is None:
         raw = detector.results
     else:
@@ -122,11 +126,13 @@ def _evaluated(
         if raw:
             say(f"run {detector.name!r}: detections on {saved.name!r} are there already")
         else:
-            raw = _predicted(detector, ids, saved, samples, config, show, say)
+            raw, seconds = _predicted(detector, ids, samples, shards, config, show, say)
     found = detections_of(raw, truth, detector.name)
     for line in (*unmatched, *found.findings):
         say(f"run {detector.name!r}: {line}")
+    began = time.perf_counter()
     scores = score(truth, found, verify=config.verify)
+    seconds["scoring"] = time.perf_counter() - began
     metrics = {
         **scores.metrics,
         "per_category": scores.per_category,
@@ -135,6 +141,7 @@ def _evaluated(
         "unmatched_categories": unmatched,
         "findings": list(found.findings),
         "counts": _counts(truth, found),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "run": detector.name,
         "step": detector.step,
         "dataset": saved.name,
@@ -145,30 +152,53 @@ def _evaluated(
     if detector.home:
         store.write(f"{folder}/detections.json", raw)
         store.write(f"{folder}/metrics.json", as_json(metrics))
+        shards.clear()
     if detector.of_run and store.exists(facts_name(detector.name)):
         record_ap(store, detector.name, saved.name, scores.metrics)  # else it is only attached
     return Evaluated(detector.name, metrics, scores, found)
 
 
+def _shards(
+    store: Store, folder: str, detector: Detector, saved: SavedDataset, config: EvaluateConfig
+) -> Shards:
+    """Where unfinished detections are kept; the batch size reaches their last digits."""
+    key = f"{detector.sha256} {saved.sha256} {config.batch_size}"
+    return Shards(store, f"{folder}/parts", key)
+
+
 def _predicted(
     detector: Detector,
     ids: dict[int, int],
-    saved: SavedDataset,
     samples: Samples,
+    shards: Shards,
     config: EvaluateConfig,
     show: Show,
     say: Callable[[str], None],
-) -> bytes:
-    """A COCO results file of what the model says."""
+) -> tuple[bytes, dict[str, float]]:
+    """A COCO results file of what the model says, and how long it took."""
     device = choose_device(config.device, "float32", detect().name)
     if device.warning:
         say(f"WARNING: {device.warning}; {device.remedy}")
+    devices = devices_to_share(device, config.device)
     bar = show(f"predicting with {detector.name}", -(-len(samples) // config.batch_size))
     assert detector.model is not None
-    raw = predict(detector.model, samples, device.device, config.batch_size, progress=bar, say=say)
-    return msgspec.json.encode(
-        [{**d, "category_id": ids[d["category_id"]]} for d in raw if d["category_id"] in ids]
+    done = predict(
+        detector.model,
+        samples,
+        devices,
+        config.batch_size,
+        workers=0 if device.device.type == "cpu" else 2,
+        progress=bar,
+        say=say,
+        shards=shards,
     )
+    seconds = {"loading": done.loading_seconds, "inference": done.inference_seconds}
+    known = [
+        {**d, "category_id": ids[d["category_id"]]}
+        for d in done.detections
+        if d["category_id"] in ids
+    ]
+    return msgspec.json.encode(known), seconds
 
 
 def _category_ids(detector: Detector, saved: SavedDataset) -> dict[int, int]:

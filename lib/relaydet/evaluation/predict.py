@@ -5,57 +5,174 @@ Shape suffixes: N boxes, 4 corners (x1, y1, x2, y2) in pixels.
 
 from __future__ import annotations
 
+import copy
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 import torch
 from torchvision.models.detection import FasterRCNN
 
-from relaydet.data.loader import Samples, image_batches
+from relaydet.data.loader import Samples, batches_of_like_shape, read_batches
 from relaydet.errors import RelayError
-from relaydet.evaluation.score import Detection
+from relaydet.evaluation.fold import folded
+from relaydet.evaluation.records import Detection
+from relaydet.evaluation.shards import BATCHES, Shards
 from relaydet.training.loop import to_device
 from relaydet.training.micro_batch import MicroBatch, without_trace
 from relaydet.training.sampling import Position
+
+Batch = tuple[list[int], list[torch.Tensor]]
+"""Indices into the samples, and the images as uint8 [3, H, W]."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of a dataset, and how long it took."""
+
+    detections: list[Detection]
+    """In the order of the dataset's images, each {image_id, category_id, bbox [x, y, width, height]
+    in pixels, score 0..1}."""
+    images: int
+    """Predicted now; those that were kept from before are not among them."""
+    loading_seconds: float
+    """Spent waiting for images to be read."""
+    inference_seconds: float
+    """Spent otherwise: the model, and moving images and boxes."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Copy:
+    """A model on one device."""
+
+    model: FasterRCNN
+    device: torch.device
+    at_once: MicroBatch
+
+
+@dataclass
+class _Clock:
+    loading: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
 
 
 def predict(
     model: FasterRCNN,
     samples: Samples,
-    device: torch.device,
+    devices: torch.device | Sequence[torch.device],
     batch_size: int = 8,
     workers: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
     say: Callable[[str], None] = print,
-) -> list[Detection]:
+    shards: Shards | None = None,
+) -> Prediction:
     """Run the model over all images, in float32.
 
     Args:
-        model: a trained detector whose labels are the dataset's category ids.
+        model: a trained detector whose labels are the dataset's category ids; it is left as it is.
         samples: the images.
-        device: where to run.
+        devices: where to run; several share the images.
         batch_size: images per forward pass; where memory runs out, half as many from there on,
             with the same detections.
         workers: loader processes.
         progress: wraps the iteration over batches, to show it.
         say: takes a sentence where memory ran out.
-
-    Returns:
-        Detections in the order of the dataset's images, each
-        {image_id, category_id, bbox [x, y, width, height] in pixels, score 0..1}.
+        shards: where finished parts are kept, so that a killed prediction goes on; clear them when
+            the detections are safe.
 
     Raises:
-        RelayError: one image does not fit into the device's memory.
+        RelayError: one image does not fit into the device's memory, or cannot be read.
     """
-    model.to(device).eval()
-    found: dict[int, list[Detection]] = {}
-    at_once = MicroBatch(batch_size)
-    with torch.inference_mode():
-        for indices, images in progress(image_batches(samples, batch_size, workers)):
-            outputs = _outputs(model, images, device, at_once, say)
-            for index, output in zip(indices, outputs, strict=True):
-                found[index] = _as_detections(int(samples.image_ids_M[index]), output)
-    return [detection for index in sorted(found) for detection in found[index]]
+    devices = [devices] if isinstance(devices, torch.device) else list(devices)
+    batches = batches_of_like_shape(samples, batch_size)
+    parts = [batches[i : i + BATCHES] for i in range(0, len(batches), BATCHES)]
+    kept = [shards.read(n, part) if shards else None for n, part in enumerate(parts)]
+    found = {index: mine for done in kept if done for index, mine in done.items()}
+    if found:
+        say(f"{len(found)} of {len(samples)} images are predicted already; going on")
+    left = [(n, part) for n, part in enumerate(parts) if kept[n] is None]
+    images = len(samples) - len(found)
+    clock = _Clock()
+    results = _results(model, samples, devices, left, batch_size, workers, clock, progress, say)
+    for number, part in left:
+        mine: dict[int, list[Detection]] = {}
+        for _ in part:
+            for index, output in next(results):
+                mine[index] = _as_detections(int(samples.image_ids_M[index]), output)
+        if shards:
+            shards.write(number, part, mine)
+        found.update(mine)
+    for _ in results:  # lets the progress come to its end
+        pass
+    seconds = time.perf_counter() - clock.began
+    return Prediction(
+        [detection for index in sorted(found) for detection in found[index]],
+        images,
+        clock.loading,
+        seconds - clock.loading,
+    )
+
+
+def _results(
+    model: FasterRCNN,
+    samples: Samples,
+    devices: Sequence[torch.device],
+    parts: Sequence[tuple[int, list[list[int]]]],
+    batch_size: int,
+    workers: int,
+    clock: _Clock,
+    progress: Callable[[Iterable], Iterable],
+    say: Callable[[str], None],
+) -> Iterator[list[tuple[int, dict[str, torch.Tensor]]]]:
+    """What the model says of each batch, in their order, on whichever device is free."""
+    batches = [batch for _, part in parts for batch in part]
+    if not batches:
+        return
+    free: SimpleQueue[_Copy] = SimpleQueue()
+    for device in devices:
+        free.put(_Copy(_on_device(model, device), device, MicroBatch(batch_size)))
+
+    def task(batch: Batch) -> list[tuple[int, dict[str, torch.Tensor]]]:
+        mine = free.get()
+        try:
+            with torch.inference_mode():
+                outputs = _outputs(mine.model, batch[1], mine.device, mine.at_once, say)
+        finally:
+            free.put(mine)
+        return list(zip(batch[0], outputs, strict=True))
+
+    reader = _timed(read_batches(samples, batches, workers), clock)
+    if len(devices) == 1:  # no thread: the stop button, and a traceback, work as everywhere
+        yield from (task(batch) for batch in progress(reader))
+        return
+    with ThreadPoolExecutor(len(devices)) as pool:
+        running: deque[Future] = deque()
+        for batch in progress(reader):
+            running.append(pool.submit(task, batch))
+            if len(running) > 2 * len(devices):
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def _timed(batches: Iterator[Batch], clock: _Clock) -> Iterator[Batch]:
+    while True:
+        began = time.perf_counter()
+        batch = next(batches, None)
+        clock.loading += time.perf_counter() - began
+        if batch is None:
+            return
+        yield batch
+
+
+def _on_device(model: FasterRCNN, device: torch.device) -> FasterRCNN:
+    """A copy that is ready to run, and faster."""
+    ready = folded(copy.deepcopy(model).eval()).to(device)
+    return ready if device.type == "mps" else ready.to(memory_format=torch.channels_last)
 
 
 def _outputs(

@@ -19,6 +19,7 @@ from relaydet.runtime.preflight import (
     judge,
     judge_absence,
     judge_gpu,
+    usable,
 )
 
 PRECISIONS = {
@@ -81,6 +82,18 @@ def choose_device(asked: str = "auto", precision: str = "auto", runtime: str = "
     if device.type == "cuda":
         return _asked_cuda(asked, device.index, gpu_facts(), precision, runtime)
     return _without_cuda(device, precision, "asked for")
+
+
+def devices_to_share(device: Device, asked: str) -> list[torch.device]:
+    """What prediction runs on: every GPU that torch can drive, where none is asked for by number.
+
+    Args:
+        device: what was chosen.
+        asked: what was asked for, as `choose_device` took it.
+    """
+    if device.device.type != "cuda" or asked not in ("auto", "cuda"):
+        return [device.device]
+    return [torch.device("cuda", number) for number in usable(gpu_facts())]
 
 
 def _auto(precision: str, runtime: str) -> Device:

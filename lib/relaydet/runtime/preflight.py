@@ -167,8 +167,13 @@ def judge(facts: GpuFacts, runtime: str = "local") -> Verdict:
 
 def first_usable(facts: GpuFacts) -> int | None:
     """Number of the first GPU that torch can drive; None where there is none."""
+    return next(iter(usable(facts)), None)
+
+
+def usable(facts: GpuFacts) -> list[int]:
+    """Numbers of the GPUs that torch can drive."""
     levels = [judge_gpu(gpu, facts).level for gpu in facts.gpus]
-    return next((number for number, level in enumerate(levels) if level != FAIL), None)
+    return [number for number, level in enumerate(levels) if level != FAIL]
 
 
 def has_kernels(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
