@@ -57,7 +57,8 @@ def test_the_three_notebooks_one_after_the_other(demo):
 
     evaluated = run("3_evaluate", folder, STORE=store)
     assert "AP50" in evaluated
-    assert pictures(folder / "3_evaluate.ipynb") == 2
+    # Curves, sizes, errors, calibration, false alarms, and detections beside the truth.
+    assert pictures(folder / "3_evaluate.ipynb") == 6
     report = folder / "store/comparisons/demo"
     assert (report / "report.html").stat().st_size > 10_000
     metrics = json.loads((report / "comparison.json").read_text())["runs"]["demo"]
