@@ -13,7 +13,7 @@ from relaydet.data.augment import Augmentation
 from relaydet.data.dataset import Annotation, Category, Dataset, Image
 from relaydet.data.images import open_images
 from relaydet.data.loader import (
-    batches_of_like_shape,
+    batches_of_one_shape,
     evaluation_samples,
     read_batches,
     training_batches,
@@ -113,7 +113,7 @@ def test_workers_and_resuming_change_nothing(made, workers, first_step):
 def test_every_image_comes_once_to_be_evaluated(made, batch_size):
     samples = evaluation_samples(*made)
     seen = {}
-    batches = batches_of_like_shape(samples, batch_size)
+    batches = batches_of_one_shape(samples, batch_size, lambda height, width: (height, width))
     for indices, images in read_batches(samples, batches, workers=0):
         assert len(indices) <= batch_size
         seen.update(zip(indices, images, strict=True))
@@ -140,3 +140,12 @@ def test_slivers_without_a_size_in_float32_are_left_out(made):
     dataset.annotations.append(sliver)
     samples = training_samples(dataset, folders)
     assert (samples.boxes_N4[:, 2:] > samples.boxes_N4[:, :2]).all()
+
+
+def test_batches_are_of_one_shape_whatever_their_order(made):
+    samples = evaluation_samples(*made)
+    batches = batches_of_one_shape(samples, 3, lambda height, width: (height > 5, 1))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(samples)))
+    for batch in batches:
+        assert 1 <= len(batch) <= 3
+        assert len({bool(samples.heights_M[index] > 5) for index in batch}) == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from relaydet.data.loader import evaluation_samples
+from relaydet.data.loader import batches_of_one_shape, evaluation_samples
 from relaydet.data.saved import load_dataset, open_sources
 from relaydet.errors import RelayError
 from relaydet.evaluation import predict as module
@@ -191,3 +191,24 @@ def test_a_gpu_finds_what_the_cpu_finds(heldout):
     assert len(on_cpu) == len(on_gpu)
     for ours, theirs in zip(on_gpu, on_cpu, strict=True):
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "sides", [(100, 150), (333, 500), (480, 640), (64, 64), (427, 640), (9, 99)]
+)
+def test_the_shape_is_what_torchvision_makes_of_it(sides):
+    model = build_model("small", ["person"], "none", image_size=96).model.eval()
+    images, _ = model.transform([torch.zeros(3, *sides)])
+    assert module._shape(model, *sides) == tuple(images.tensors.shape[-2:])
+    assert module._shape(model, *sides[::-1]) == tuple(images.tensors.shape[-2:])[::-1]
+
+
+def test_progress_is_told_the_number_of_batches(heldout):
+    told = []
+
+    def progress(batches, total):
+        told.append(total)
+        return batches
+
+    predict(WholeImage(), heldout, CPU, 4, progress=progress)
+    assert told == [len(batches_of_one_shape(heldout, 4, lambda h, w: (h, w)))]

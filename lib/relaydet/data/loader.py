@@ -6,7 +6,8 @@ Shape suffixes: C channels, H height, W width, N boxes, M images, 4 corners (x1,
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,10 +170,31 @@ class _ImageReader:
             return error
 
 
-def batches_of_like_shape(samples: Samples, batch_size: int) -> list[list[int]]:
-    """Indices of all images in batches, wide ones first, so that a batch needs little padding."""
-    order = np.argsort(samples.heights_M / np.maximum(samples.widths_M, 1), kind="stable")
-    return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+def batches_of_one_shape(
+    samples: Samples, batch_size: int, shape_of: Callable[[int, int], tuple[int, int]]
+) -> list[list[int]]:
+    """Indices of all images in batches whose images become tensors of one shape.
+
+    So nothing is padded that would not be padded in a batch of one, and what a detector says of an
+    image does not depend on the batch that it is in.
+
+    Args:
+        samples: the images.
+        batch_size: images of a batch at most.
+        shape_of: height and width of the tensor that the detector makes of an image of a height
+            and width in pixels.
+    """
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    sides = zip(samples.heights_M.tolist(), samples.widths_M.tolist(), strict=True)
+    for index, (height, width) in enumerate(sides):
+        # Where the sides are not known, an image is alone.
+        known = height > 0 and width > 0
+        groups[shape_of(height, width) if known else (-1, index)].append(index)
+    return [
+        group[first : first + batch_size]
+        for _, group in sorted(groups.items(), reverse=True)
+        for first in range(0, len(group), batch_size)
+    ]
 
 
 def read_batches(

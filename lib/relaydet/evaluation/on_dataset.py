@@ -180,7 +180,6 @@ def _predicted(
     if device.warning:
         say(f"WARNING: {device.warning}; {device.remedy}")
     devices = devices_to_share(device, config.device)
-    bar = show(f"predicting with {detector.name}", -(-len(samples) // config.batch_size))
     assert detector.model is not None
     done = predict(
         detector.model,
@@ -188,7 +187,7 @@ def _predicted(
         devices,
         config.batch_size,
         workers=0 if device.device.type == "cpu" else 2,
-        progress=bar,
+        progress=lambda batches, total: show(f"predicting with {detector.name}", total)(batches),
         say=say,
         shards=shards,
     )

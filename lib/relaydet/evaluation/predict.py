@@ -10,24 +10,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 
 import torch
 from torchvision.models.detection import FasterRCNN
 
-from relaydet.data.loader import Samples, batches_of_like_shape, read_batches
+from relaydet.data.loader import Samples, batches_of_one_shape, read_batches
 from relaydet.errors import RelayError
 from relaydet.evaluation.fold import folded
 from relaydet.evaluation.records import Detection
 from relaydet.evaluation.shards import BATCHES, Shards
 from relaydet.training.loop import to_device
 from relaydet.training.micro_batch import MicroBatch, without_trace
-from relaydet.training.sampling import Position
 
+ROUNDING = 1e-3
+"""Pixels: torchvision rounds a resized side down, after a product in float32."""
 Batch = tuple[list[int], list[torch.Tensor]]
 """Indices into the samples, and the images as uint8 [3, H, W]."""
+Progress = Callable[[Iterable, int], Iterable]
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def predict(
     devices: torch.device | Sequence[torch.device],
     batch_size: int = 8,
     workers: int = 0,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress = lambda batches, total: batches,
     say: Callable[[str], None] = print,
     shards: Shards | None = None,
 ) -> Prediction:
@@ -79,7 +81,7 @@ def predict(
         batch_size: images per forward pass; where memory runs out, half as many from there on,
             with the same detections.
         workers: loader processes.
-        progress: wraps the iteration over batches, to show it.
+        progress: wraps the iteration over batches, of which it is told the number, to show it.
         say: takes a sentence where memory ran out.
         shards: where finished parts are kept, so that a killed prediction goes on; clear them when
             the detections are safe.
@@ -88,7 +90,7 @@ def predict(
         RelayError: one image does not fit into the device's memory, or cannot be read.
     """
     devices = [devices] if isinstance(devices, torch.device) else list(devices)
-    batches = batches_of_like_shape(samples, batch_size)
+    batches = batches_of_one_shape(samples, batch_size, partial(_shape, model))
     parts = [batches[i : i + BATCHES] for i in range(0, len(batches), BATCHES)]
     kept = [shards.read(n, part) if shards else None for n, part in enumerate(parts)]
     found = {index: mine for done in kept if done for index, mine in done.items()}
@@ -125,7 +127,7 @@ def _results(
     batch_size: int,
     workers: int,
     clock: _Clock,
-    progress: Callable[[Iterable], Iterable],
+    progress: Progress,
     say: Callable[[str], None],
 ) -> Iterator[list[tuple[int, dict[str, torch.Tensor]]]]:
     """What the model says of each batch, in their order, on whichever device is free."""
@@ -145,13 +147,13 @@ def _results(
             free.put(mine)
         return list(zip(batch[0], outputs, strict=True))
 
-    reader = _timed(read_batches(samples, batches, workers), clock)
+    reader = progress(_timed(read_batches(samples, batches, workers), clock), len(batches))
     if len(devices) == 1:  # no thread: the stop button, and a traceback, work as everywhere
-        yield from (task(batch) for batch in progress(reader))
+        yield from (task(batch) for batch in reader)
         return
     with ThreadPoolExecutor(len(devices)) as pool:
         running: deque[Future] = deque()
-        for batch in progress(reader):
+        for batch in reader:
             running.append(pool.submit(task, batch))
             if len(running) > 2 * len(devices):
                 yield running.popleft().result()
@@ -192,8 +194,7 @@ def _outputs(
         return [{name: value.cpu() for name, value in output.items()} for output in found]
 
     while True:
-        with _padded_alike(model, images, at_once):
-            outputs = without_trace(attempt, [], device)
+        outputs = without_trace(attempt, [], device)
         if outputs is not None:
             return outputs
         size = min(at_once.size, len(images))
@@ -203,21 +204,16 @@ def _outputs(
         say(f"{size} images at once did not fit into the memory; from here on {at_once.size}")
 
 
-@contextmanager
-def _padded_alike(
-    model: FasterRCNN, images: Sequence[torch.Tensor], at_once: MicroBatch
-) -> Iterator[None]:
-    """Pad the parts of a batch as the whole: what is beside an image reaches its last digits."""
-    if len(images) <= at_once.size:
-        yield
-        return
-    position, largest = Position(0, transform=model.transform), model.transform.max_by_axis
-    position.begin(images)
-    model.transform.max_by_axis = lambda shapes: largest([*shapes, *position.shapes])
-    try:
-        yield
-    finally:
-        model.transform.max_by_axis = largest
+def _shape(model: FasterRCNN, height: int, width: int) -> tuple[int, int]:
+    """Height and width of what torchvision's detectors make of an image: resized, then padded."""
+    transform = getattr(model, "transform", None)
+    if transform is None:
+        return height, width
+    shortest, longest = transform.min_size[-1], transform.max_size
+    scale = min(shortest / min(height, width), longest / max(height, width))
+    step = transform.size_divisible
+    high, wide = (max(1, int(side * scale + ROUNDING)) for side in (height, width))
+    return -(-high // step) * step, -(-wide // step) * step
 
 
 def _as_detections(image_id: int, output: dict[str, torch.Tensor]) -> list[Detection]:
