@@ -30,7 +30,8 @@ def cells(**parameters) -> list[str]:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     given = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    return [code[0], f"{code[1]}\n{given}", code[2]]
+    training = next(source for source in code if "notebook.train(" in source)
+    return [code[0], f"{code[1]}\n{given}", training]
 
 
 def printed(client, code: str, interrupt=None) -> str:
