@@ -80,6 +80,8 @@ bench: setup
 	$(BIN)/python benchmarks/merge_speed.py
 	$(BIN)/python benchmarks/file_check_speed.py
 	$(BIN)/python benchmarks/checkpoint_cost.py
+	$(BIN)/python benchmarks/score_speed.py
+	$(BIN)/python benchmarks/inference_speed.py
 
 chaos: setup
 	$(BIN)/python tests/chaos --faults 220 --seed 3 --out benchmarks/chaos.md

@@ -177,6 +177,9 @@ def test_a_mistake_is_one_line_and_changes_nothing(workplace, capsys, spoil, com
         pytest.param(
             "evaluate --runs none", "'none' has no exported model", id="run without model"
         ),
+        pytest.param(
+            "compare --runs none --dataset a b", "there is no dataset 'a'", id="compare on none"
+        ),
     ],
 )
 def test_mistakes_about_a_good_dataset(tiny_demo, tmp_path, monkeypatch, capsys, command, message):

@@ -76,6 +76,7 @@ Command = (
     Annotated[MergeCommand, tyro.conf.subcommand("merge")]
     | Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[EvaluateConfig, tyro.conf.subcommand("compare")]
     | Annotated[StudyConfig, tyro.conf.subcommand("study")]
     | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
     | Annotated[StatusConfig, tyro.conf.subcommand("status")]
