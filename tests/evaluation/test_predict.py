@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -155,6 +160,33 @@ def test_what_was_finished_before_a_kill_is_not_done_again(heldout, shards, dies
     assert nothing.given == [], "all of it is there"
     shards.clear()
     assert shards.store.names("parts") == []
+
+
+def predict_until_killed(demo: Path, folder: Path) -> None:
+    """In a process of its own: SIGKILL at the fourth image."""
+    module.BATCHES = 2
+    saved = load_dataset(LocalStore(demo), "demo_heldout")
+    samples = evaluation_samples(saved.dataset, open_sources(saved))
+
+    class Killed(Counting):
+        def forward(self, images):
+            if len(self.given) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().forward(images)
+
+    run(Killed(), samples, Shards(LocalStore(folder), "parts", "this model on that dataset"))
+
+
+def test_a_killed_process_leaves_what_it_had_finished(tiny_demo, heldout, shards):
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=predict_until_killed, args=(tiny_demo.root, shards.store.root))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    again = Counting()
+    result = run(again, heldout, shards)
+    assert len(again.given) == 4
+    assert result.detections == run(Counting(), heldout).detections
 
 
 @pytest.mark.parametrize("left", [b"", b'{"key": 3', b"\xff", "another key", "another batch size"])

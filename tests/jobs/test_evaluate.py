@@ -120,6 +120,11 @@ def test_detectors_from_anywhere_on_several_datasets(store, config, tmp_path):
     assert set(on_both["runs"]) == {"one", "theirs"}
     assert {d["verdict"] for d in on_both["differences"]} <= {"better", "worse", "cannot tell"}
     assert on_both["intervals"]["one"]["AP50"]["value"] == on_both["runs"]["one"]["AP50"]
+    points = on_both["analyses"]["one"]["operating_points"]
+    assert [point["score"] for point in points][:2] == [0.05, 0.1]
+    recalls = [point["recall"] for point in points]
+    assert recalls == sorted(recalls, reverse=True)
+    assert len(on_both["found_by"]) == 1
     page = (store / "comparisons/many/report.html").read_text()
     assert page.count("<section>") == 2
     assert "On heldout:" in result.table

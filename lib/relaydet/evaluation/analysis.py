@@ -16,6 +16,7 @@ from relaydet.evaluation.assignment import (
     assign,
     best_operating_point,
     calibration,
+    operating_point,
     recall_by_size,
 )
 from relaydet.evaluation.error_analysis import (
@@ -42,6 +43,11 @@ class Analysis:
     errors: ErrorSplit
     calibration: Calibration
     alarms: list[FalseAlarm]
+    points: list[OperatingPoint]
+    """Precision and recall at the scores 0.05, 0.1, ... 0.95: where to put a threshold."""
+
+
+SCORES = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 
 def analyse(truth: Truth, found: Detections) -> Analysis:
@@ -62,19 +68,15 @@ def analyse(truth: Truth, found: Detections) -> Analysis:
         errors=split_errors(truth, found, assignment),
         calibration=calibration(found, assignment),
         alarms=false_alarms(truth, found, assignment),
+        points=[operating_point(truth, found, assignment, score) for score in SCORES],
     )
 
 
 def as_facts(analysis: Analysis) -> dict[str, Any]:
     """An analysis as comparison.json has it."""
-    best = analysis.best
     return {
-        "best_f1": {
-            **asdict(best),
-            "precision": best.precision,
-            "recall": best.recall,
-            "f1": best.f1,
-        },
+        "best_f1": _point(analysis.best),
+        "operating_points": [_point(point) for point in analysis.points],
         "recall_by_size": [asdict(part) for part in analysis.sizes],
         "errors": analysis.errors.counts,
         "AP50_gained_by_mending": analysis.errors.gains,
@@ -86,6 +88,11 @@ def as_facts(analysis: Analysis) -> dict[str, Any]:
             )
         ),
     }
+
+
+def _point(point: OperatingPoint) -> dict[str, Any]:
+    shares = {"precision": point.precision, "recall": point.recall, "f1": point.f1}
+    return {**asdict(point), **shares}
 
 
 def pairs_found(truth: Truth, analyses: dict[str, Analysis]) -> list[dict[str, Any]]:
