@@ -261,6 +261,15 @@ def test_each_category_as_if_it_were_alone():
         assert per_category[category["name"]] == pytest.approx(reference, abs=1e-12, rel=0)
 
 
+def test_categories_of_one_name_are_told_apart():
+    two = [{"id": 1, "name": "person"}, {"id": 4, "name": "person"}]
+    found = score(one_object(categories=two), [FOUND]).per_category
+    assert {name: metrics["AP"] for name, metrics in found.items()} == {
+        "person (id 1)": pytest.approx(1.0),
+        "person (id 4)": -1.0,
+    }
+
+
 def test_each_source_as_if_it_were_alone():
     truth, detections = random_case(5)
     found = score_per_source(truth, detections)

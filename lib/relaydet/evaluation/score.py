@@ -78,7 +78,7 @@ def score(
         metrics=summarise(precision, recall),
         per_category={
             category: summarise(precision[:, :, [k]], recall[:, [k]])
-            for k, category in enumerate(truth.category_names)
+            for k, category in enumerate(_names(truth))
         },
         precision_TRKAM=precision,
         recall_TKAM=recall,
@@ -156,6 +156,15 @@ def choose_engine(truth: Truth, asked: str = "auto") -> tuple[str, str]:
     if not _are_clean(truth.ids):
         return REFERENCE, "the reference; annotation ids are not unique and positive"
     return there[0], "installed, and ids are clean"
+
+
+def _names(truth: Truth) -> list[str]:
+    """Names of the categories; those that several have with their ids."""
+    names = truth.category_names
+    return [
+        name if names.count(name) == 1 else f"{name} (id {number})"
+        for name, number in zip(names, truth.category_ids, strict=True)
+    ]
 
 
 def _are_clean(ids: Sequence[Any]) -> bool:
