@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
+from torchvision.models.detection import FasterRCNN
 
 from relaydet.config import EvaluateConfig
 from relaydet.data.loader import Samples
@@ -16,9 +17,9 @@ from relaydet.data.saved import SavedDataset
 from relaydet.errors import RelayError
 from relaydet.evaluation.analysis import Analysis, analyse
 from relaydet.evaluation.detectors import Detector
-from relaydet.evaluation.predict import predict
+from relaydet.evaluation.predict import Prediction, predict
 from relaydet.evaluation.records import Detections, Truth, detections_of, truth_of
-from relaydet.evaluation.score import Scores, score, score_per_source
+from relaydet.evaluation.score import METRICS, Scores, score, score_per_source
 from relaydet.evaluation.shards import Shards
 from relaydet.evaluation.significance import Significance, bootstrap
 from relaydet.runtime.detect import detect
@@ -89,59 +90,77 @@ def evaluate_on(
         RelayError: a detector has no category in common with the dataset, or its results are of
             another one.
     """
-    truth = truth_of(saved.annotations)
-    runs = [
-        _evaluated(store, detector, saved, samples, truth, config, show, say)
-        for detector in detectors
-    ]
+    work = _Work(store, saved, samples, truth_of(saved.annotations), config, show, say)
+    runs = [_evaluated(work, detector) for detector in detectors]
     significance = None
     if config.draws:
         found = {run.run: run.found for run in runs}
         draws = show(f"bootstrap on {saved.name}", config.draws)
-        significance = bootstrap(truth, found, draws=config.draws, progress=draws)
-    analyses = {run.run: analyse(truth, run.found) for run in runs}
-    return OnDataset(saved.name, saved.sha256, truth, samples, runs, significance, analyses)
+        significance = bootstrap(work.truth, found, draws=config.draws, progress=draws)
+    analyses = {run.run: analyse(work.truth, run.found) for run in runs}
+    return OnDataset(saved.name, saved.sha256, work.truth, samples, runs, significance, analyses)
 
 
-def _evaluated(
-    store: Store,
-    detector: Detector,
-    saved: SavedDataset,
-    samples: Samples,
-    truth: Truth,
-    config: EvaluateConfig,
-    show: Show,
-    say: Callable[[str], None],
-) -> Evaluated:
-    folder = f"{detector.home}/evaluations/{saved.name}"
-    unmatched: list[str] = []
-    seconds: dict[str, float] = {}
-    shards = _shards(store, folder, detector, saved, config)
-    if detector.model is None:
-        raw = detector.results
-    else:
-        ids = _category_ids(detector, saved)
-        unmatched = _unmatched(ids, detector, saved)
-        raw = _kept(store, folder, detector, saved) or b""
-        if raw:
-            say(f"run {detector.name!r}: detections on {saved.name!r} are there already")
-        else:
-            raw, seconds = _predicted(detector, ids, samples, shards, config, show, say)
-    found = detections_of(raw, truth, detector.name)
-    for line in (*unmatched, *found.findings):
-        say(f"run {detector.name!r}: {line}")
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is the same for all detectors."""
+
+    store: Store
+    saved: SavedDataset
+    samples: Samples
+    truth: Truth
+    config: EvaluateConfig
+    show: Show
+    say: Callable[[str], None]
+
+    def folder(self, detector: Detector) -> str:
+        """Where a detector's evaluation is kept."""
+        return f"{detector.home}/evaluations/{self.saved.name}"
+
+    def shards(self, detector: Detector) -> Shards:
+        """Where its unfinished detections are; the batch size may reach their last digits."""
+        key = f"{detector.sha256} {self.saved.sha256} {self.config.batch_size}"
+        return Shards(self.store, f"{self.folder(detector)}/parts", key)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a detector says of a dataset."""
+
+    results: bytes
+    """A COCO results file."""
+    unmatched: tuple[str, ...] = ()
+    """Sentences on categories that only one side has."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What predicting took; empty where it was done before."""
+
+
+def _evaluated(work: _Work, detector: Detector) -> Evaluated:
+    said = _said(work, detector)
+    found = detections_of(said.results, work.truth, detector.name)
+    for line in (*said.unmatched, *found.findings):
+        work.say(f"run {detector.name!r}: {line}")
     began = time.perf_counter()
-    scores = score(truth, found, verify=config.verify)
-    seconds["scoring"] = time.perf_counter() - began
+    scores = score(work.truth, found, verify=work.config.verify)
+    seconds = {**said.seconds, "scoring": time.perf_counter() - began}
     metrics = {
         **scores.metrics,
         "per_category": scores.per_category,
-        "per_source": score_per_source(truth, found),
+        "per_source": score_per_source(work.truth, found),
         "engine": scores.engine,
-        "unmatched_categories": unmatched,
+        "unmatched_categories": list(said.unmatched),
         "findings": list(found.findings),
-        "counts": _counts(truth, found),
+        "counts": _counts(work.truth, found),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        **_origin(work.saved, detector),
+    }
+    _keep(work, detector, said, metrics)
+    return Evaluated(detector.name, metrics, scores, found)
+
+
+def _origin(saved: SavedDataset, detector: Detector) -> dict[str, Any]:
+    """What metrics.json says of where the numbers are from."""
+    return {
         "run": detector.name,
         "step": detector.step,
         "dataset": saved.name,
@@ -149,55 +168,55 @@ def _evaluated(
         "model_sha256": detector.sha256,
         "date": now(),
     }
+
+
+def _keep(work: _Work, detector: Detector, said: _Said, metrics: dict[str, Any]) -> None:
+    """Write down what came out, then remove the parts that it was put together from."""
     if detector.home:
-        store.write(f"{folder}/detections.json", raw)
-        store.write(f"{folder}/metrics.json", as_json(metrics))
-        shards.clear()
-    if detector.of_run and store.exists(facts_name(detector.name)):
-        record_ap(store, detector.name, saved.name, scores.metrics)  # else it is only attached
-    return Evaluated(detector.name, metrics, scores, found)
+        folder = work.folder(detector)
+        if said.seconds:
+            work.store.write(f"{folder}/detections.json", said.results)
+        work.store.write(f"{folder}/metrics.json", as_json(metrics))
+        work.shards(detector).clear()
+    if detector.of_run and work.store.exists(facts_name(detector.name)):  # else it is attached
+        record_ap(work.store, detector.name, work.saved.name, {n: metrics[n] for n in METRICS})
 
 
-def _shards(
-    store: Store, folder: str, detector: Detector, saved: SavedDataset, config: EvaluateConfig
-) -> Shards:
-    """Where unfinished detections are kept; the batch size reaches their last digits."""
-    key = f"{detector.sha256} {saved.sha256} {config.batch_size}"
-    return Shards(store, f"{folder}/parts", key)
-
-
-def _predicted(
-    detector: Detector,
-    ids: dict[int, int],
-    samples: Samples,
-    shards: Shards,
-    config: EvaluateConfig,
-    show: Show,
-    say: Callable[[str], None],
-) -> tuple[bytes, dict[str, float]]:
-    """A COCO results file of what the model says, and how long it took."""
-    device = choose_device(config.device, "float32", detect().name)
-    if device.warning:
-        say(f"WARNING: {device.warning}; {device.remedy}")
-    devices = devices_to_share(device, config.device)
-    assert detector.model is not None
-    done = predict(
-        detector.model,
-        samples,
-        devices,
-        config.batch_size,
-        workers=0 if device.device.type == "cpu" else 2,
-        progress=lambda batches, total: show(f"predicting with {detector.name}", total)(batches),
-        say=say,
-        shards=shards,
-    )
-    seconds = {"loading": done.loading_seconds, "inference": done.inference_seconds}
+def _said(work: _Work, detector: Detector) -> _Said:
+    """Detections: as they were given, as they were kept, or predicted now."""
+    if detector.model is None:
+        return _Said(detector.results)
+    ids = _category_ids(detector, work.saved)
+    unmatched = tuple(_unmatched(ids, detector, work.saved))
+    kept = _kept(work.store, work.folder(detector), detector, work.saved)
+    if kept is not None:
+        work.say(f"run {detector.name!r}: detections on {work.saved.name!r} are there already")
+        return _Said(kept, unmatched)
+    done = _predicted(work, detector, detector.model)
     known = [
         {**d, "category_id": ids[d["category_id"]]}
         for d in done.detections
         if d["category_id"] in ids
     ]
-    return msgspec.json.encode(known), seconds
+    seconds = {"loading": done.loading_seconds, "inference": done.inference_seconds}
+    return _Said(msgspec.json.encode(known), unmatched, seconds)
+
+
+def _predicted(work: _Work, detector: Detector, model: FasterRCNN) -> Prediction:
+    device = choose_device(work.config.device, "float32", detect().name)
+    if device.warning:
+        work.say(f"WARNING: {device.warning}; {device.remedy}")
+    label = f"predicting with {detector.name}"
+    return predict(
+        model,
+        work.samples,
+        devices_to_share(device, work.config.device),
+        work.config.batch_size,
+        workers=0 if device.device.type == "cpu" else 2,
+        progress=lambda batches, total: work.show(label, total)(batches),
+        say=work.say,
+        shards=work.shards(detector),
+    )
 
 
 def _category_ids(detector: Detector, saved: SavedDataset) -> dict[int, int]:

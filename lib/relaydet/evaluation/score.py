@@ -25,6 +25,11 @@ from relaydet.evaluation.records import Detection, Detections, Truth, detections
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 _AT_1, _AT_10, _AT_100 = range(3)
 _IOU_50, _IOU_75 = 0, 5
+METRICS = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
+)
+"""The 12 COCO numbers by their usual names."""
 
 
 @dataclass(frozen=True)
