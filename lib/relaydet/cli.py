@@ -19,6 +19,7 @@ from relaydet.config import (
     DEMO,
     DoctorConfig,
     EvaluateConfig,
+    FleetConfig,
     MergeConfig,
     StudyConfig,
     TrainConfig,
@@ -77,6 +78,7 @@ Command = (
     | Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("compare")]
+    | Annotated[FleetConfig, tyro.conf.subcommand("fleet")]
     | Annotated[StudyConfig, tyro.conf.subcommand("study")]
     | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
     | Annotated[StatusConfig, tyro.conf.subcommand("status")]
@@ -113,6 +115,10 @@ def _run(command: Any) -> int:
             from relaydet.jobs.train import train
 
             train(command)
+        case FleetConfig():
+            from relaydet.jobs.fleet import fleet
+
+            fleet(command)
         case StudyConfig():
             from relaydet.jobs.study import study
 

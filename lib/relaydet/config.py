@@ -209,6 +209,21 @@ class StudyConfig:
 
 
 @dataclass(frozen=True)
+class FleetConfig:
+    """Work off a list of runs, together with other sessions that do the same."""
+
+    fleet: str = "fleet"
+    """Name of the list; it is kept in STORE/fleets/NAME.json."""
+    runs: str = ""
+    """JSON file with a list of runs, each with the parameters of 2_train in lower case; empty takes
+    the list that is in the store."""
+    store: str = "auto"
+    """Folder or gs://bucket/prefix that everything is written to; auto decides by the runtime."""
+    max_minutes: float | None = None
+    """Minutes after which to save and stop; None works until all runs are done."""
+
+
+@dataclass(frozen=True)
 class DoctorConfig:
     """Tell what this machine is and can: runtime, time left, GPU, store, internet."""
 

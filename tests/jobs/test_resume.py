@@ -305,6 +305,22 @@ def test_a_finished_run_is_not_trained_again(store, uninterrupted):
     assert (store / "runs/whole/model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_run_that_another_session_has_just_finished_is_not_trained_again(
+    store, uninterrupted, monkeypatch, at_step
+):
+    """It was not done when this session looked, and is once it holds the lease."""
+    looked, original = [], train_job._finished
+
+    def finished(*given):
+        looked.append(1)
+        return original(*given) if len(looked) > 1 else None
+
+    monkeypatch.setattr(train_job, "_finished", finished)
+    trained = at_step()
+    assert train_quietly(config(store, "whole")).state == "done"
+    assert (len(looked), trained) == (2, [])
+
+
 def test_another_batch_size_is_refused_on_a_resume(store):
     train_quietly(config(store, "fixed", max_minutes=0.0))
     with pytest.raises(RelayError, match="BATCH_SIZE"):

@@ -10,7 +10,7 @@ import pytest
 from relaydet.config import MergeConfig, StudyConfig
 from relaydet.data.demo import write_demo
 from relaydet.errors import RelayError
-from relaydet.jobs import study as module
+from relaydet.jobs import fleet as module
 from relaydet.jobs.merge import merge
 from relaydet.jobs.study import study
 from relaydet.storage.lease import acquire
@@ -81,7 +81,7 @@ def test_what_another_session_trains_is_left_to_it(config, monkeypatch):
     assert not result.unfinished
     told = "\n".join(said)
     assert "others train what is left (t-street-b4)" in told
-    order = [line.rpartition(" ")[2] for line in said if line.startswith("study 't': t-")]
+    order = [line.rpartition(" ")[2] for line in said if line.startswith("next: ")]
     assert order == ["t-search-b4", "t-all-b4", "t-street-b4"]
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from relaydet.config import EvaluateConfig, StudyConfig, TrainConfig, check_name
 from relaydet.data.saved import annotations_name, load_dataset
-from relaydet.errors import LeaseHeldError, RelayError
+from relaydet.errors import RelayError
 from relaydet.evaluation.on_dataset import OnDataset
 from relaydet.evaluation.report import columns, signed
 from relaydet.evaluation.significance import Difference, Interval
 from relaydet.jobs.evaluate import evaluate
-from relaydet.jobs.train import train
+from relaydet.jobs.fleet import work_off
 from relaydet.runtime.attached import first_having
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import detect
-from relaydet.storage.lease import read_holder
 from relaydet.storage.store import Store
-from relaydet.training.export import is_exported
 from relaydet.training.run_files import RunFiles, as_json
 from relaydet.viewing.comparison import misses_picture
 from relaydet.viewing.evaluation_charts import study_chart
@@ -28,8 +25,6 @@ from relaydet.viewing.pictures import Picture, png
 
 ALL = "all"
 """The training set of all sources together."""
-LOOK_AGAIN_SECONDS = 30.0
-"""How often to look whether another session has finished its run."""
 _SIDE_BY_SIDE = ("precision_recall", "sizes", "errors")
 """Pictures of the comparison that set all runs side by side."""
 _TOLD = ("AP50", "AP", "APs", "ARs")
@@ -83,8 +78,7 @@ def study(config: StudyConfig, say: Callable[[str], None] = print) -> StudyResul
     store = find_store(config.store, say)
     runs = _plan(store, config)
     say(f"study {config.study!r}: {len(runs)} runs of {runs[0].config.epochs} epochs")
-    _train_all(store, runs, config, say)
-    unfinished = [run.config.run for run in runs if not _is_done(store, run)]
+    unfinished = work_off(store, [run.config for run in runs], config.max_minutes, say)
     if unfinished:
         result = StudyResult(runs, unfinished, "", {}, "")
     else:
@@ -127,55 +121,6 @@ def _run(config: StudyConfig, training_set: str, batch_size: int) -> TrainConfig
         precision=config.precision,
         images=config.images,
     )
-
-
-def _train_all(
-    store: Store, runs: Sequence[StudyRun], config: StudyConfig, say: Callable[[str], None]
-) -> None:
-    """Train what nobody else does, until all are done or the time is over."""
-    began = time.monotonic()
-    while left := [run for run in runs if not _is_done(store, run)]:
-        mine = [run for run in left if not _is_held(store, run.config.run)]
-        for run in mine:
-            if _train(run, config, began, say) == "paused":
-                return
-        if not mine:
-            if _minutes_left(config, began) == 0:
-                return
-            names = ", ".join(run.config.run for run in left)
-            say(f"others train what is left ({names}); looking again in {LOOK_AGAIN_SECONDS:g} s")
-            time.sleep(LOOK_AGAIN_SECONDS)
-
-
-def _train(run: StudyRun, config: StudyConfig, began: float, say: Callable[[str], None]) -> str:
-    """The state that a run ended in; "held" where somebody else trains it after all."""
-    say(f"study {config.study!r}: {run.config.run}")
-    changed = {**asdict(run.config), "max_minutes": _minutes_left(config, began)}
-    try:
-        return train(TrainConfig(**changed), say).state
-    except LeaseHeldError as error:
-        say(str(error))
-        return "held"
-
-
-def _minutes_left(config: StudyConfig, began: float) -> float | None:
-    if config.max_minutes is None:
-        return None
-    return max(0.0, config.max_minutes - (time.monotonic() - began) / 60)
-
-
-def _is_done(store: Store, run: StudyRun) -> bool:
-    """Whether a run was trained to its end, which more epochs move."""
-    files = RunFiles(store, run.config.run)
-    status, started = files.status(), files.config()
-    if not status or status["state"] != "done" or started is None:
-        return False
-    return (started.epochs or 0) >= (run.config.epochs or 0) and is_exported(store, run.config.run)
-
-
-def _is_held(store: Store, run: str) -> bool:
-    holder = read_holder(store, run)
-    return holder is not None and not holder.is_over()
 
 
 def _compared(

@@ -93,7 +93,9 @@ class TrainResult:
         )
 
 
-def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResult:
+def train(
+    config: TrainConfig, say: Callable[[str], None] = print, patient: bool = True
+) -> TrainResult:
     """Train until the end, until the time is over or until asked to stop.
 
     Called again, with the same run name, it goes on from the last checkpoint and ends with the same
@@ -102,10 +104,11 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     Args:
         config: what to train; on a resume, what is not given is taken from the run.
         say: takes each line that tells the user what was decided.
+        patient: where another session holds the run, wait to see whether it is still alive.
 
     Raises:
-        RelayError: something in the configuration, the data or the store has to be mended, or
-            another session is training the run.
+        LeaseHeldError: another session is training the run.
+        RelayError: something in the configuration, the data or the store has to be mended.
     """
     check_name("RUN", config.run)
     if config.deterministic:
@@ -126,8 +129,21 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     # Mistakes in MODEL, WEIGHTS or IMAGE_SIZE come out here, before anything is written.
     new = None if started else build(config, saved, None)
     known = highest_token(places[0], config.run, unsent_folder(places[0], config.run))
-    lease = acquire(places[0], config.run, runtime.name, config.take_over, say=say, above=known)
+    lease = acquire(
+        places[0],
+        config.run,
+        runtime.name,
+        config.take_over,
+        say=say,
+        above=known,
+        patient=patient,
+    )
     try:
+        # Somebody else may have come to its end between that look and the lease.
+        finished = _finished(places[0], config, samples, say)
+        if finished:
+            say(str(finished))
+            return finished
         with stop_on_signals(stop):
             ended, log = _train_under(
                 lease, places, config, device, runtime, saved, samples, new, stop, say

@@ -115,6 +115,7 @@ def acquire(
     life: float = LIFE_SECONDS,
     say: Callable[[str], None] = print,
     above: int = 0,
+    patient: bool = True,
 ) -> Lease:
     """Become the one writer of a run.
 
@@ -129,6 +130,7 @@ def acquire(
         life: seconds that the lease lives without being renewed.
         say: takes the line that says what is waited for.
         above: the highest token known from elsewhere; lease files may have been cleared away.
+        patient: wait where somebody holds it; else that is refused at once.
 
     Returns:
         The lease, renewed in the background until it is released.
@@ -142,6 +144,8 @@ def acquire(
         held = read_holder(store, run)
         if held and not held.is_over():
             if not take_over:
+                if not patient:
+                    raise _refusal(run, held)
                 _wait_until_over(store, run, held, life, say)
                 continue
             say(f"run {run!r}: taken over from {held}")
@@ -153,14 +157,18 @@ def acquire(
         time.sleep(life / LOOKS)  # somebody was quicker: whoever it was will be seen now
 
 
+def _refusal(run: str, held: Holder) -> LeaseHeldError:
+    return LeaseHeldError(
+        f"Run {run!r} is being trained by {held}; stop it there, or set TAKE_OVER"
+        " (--take-over) to carry it on here: the other session then stops by itself."
+    )
+
+
 def _wait_until_over(
     store: Store, run: str, held: Holder, life: float, say: Callable[[str], None]
 ) -> None:
     """Return when a lease is over; raise as soon as its holder renews it."""
-    refusal = LeaseHeldError(
-        f"Run {run!r} is being trained by {held}; stop it there, or set TAKE_OVER"
-        " (--take-over) to carry it on here: the other session then stops by itself."
-    )
+    refusal = _refusal(run, held)
     if held.seconds_left() > life:
         raise refusal
     say(f"run {run!r} is held by {held}; waiting to see whether that session is still alive ...")

@@ -1,0 +1,184 @@
+"""Runs that any number of sessions work off: each takes the next one that nobody trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from relaydet.config import FleetConfig, TrainConfig, check_name
+from relaydet.errors import LeaseHeldError, RelayError
+from relaydet.jobs.train import train
+from relaydet.runtime.auto_store import find_store
+from relaydet.storage.lease import read_holder
+from relaydet.storage.store import Store
+from relaydet.training.export import is_exported
+from relaydet.training.run_files import RunFiles, as_json
+
+LOOK_AGAIN_SECONDS = 30.0
+"""How often to look whether another session has finished its run, or died."""
+
+
+@dataclass(frozen=True)
+class FleetResult:
+    """How far a list of runs is."""
+
+    runs: list[str]
+    unfinished: list[str]
+    """Those that are not trained to the end yet."""
+
+    def __str__(self) -> str:
+        done = len(self.runs) - len(self.unfinished)
+        if not self.unfinished:
+            return f"All {len(self.runs)} runs are done"
+        left = ", ".join(self.unfinished)
+        return f"{done} of {len(self.runs)} runs are done; run it again to go on with {left}"
+
+
+def fleet(config: FleetConfig, say: Callable[[str], None] = print) -> FleetResult:
+    """Train the runs of a list until all are done, or the time is over.
+
+    Each run is trained under its lease, so that no two sessions train it at a time; what another
+    session trains is left to it, and taken up where that one paused or died.
+
+    Args:
+        config: which list.
+        say: takes each line that tells the user what happens.
+
+    Raises:
+        RelayError: there is no such list, or something in a run has to be mended.
+    """
+    check_name("FLEET", config.fleet)
+    store = find_store(config.store, say)
+    runs = [replace(run, store=config.store) for run in _listed(store, config)]
+    unfinished = work_off(store, runs, config.max_minutes, say)
+    result = FleetResult([run.run for run in runs], unfinished)
+    say(str(result))
+    return result
+
+
+def work_off(
+    store: Store,
+    runs: Sequence[TrainConfig],
+    max_minutes: float | None,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Train what nobody else does, until all are done or the time is over.
+
+    Args:
+        store: where the runs are.
+        runs: what to train, in this order.
+        max_minutes: for all together; None takes as long as it takes.
+        say: takes each line that tells the user what happens.
+
+    Returns:
+        Names of the runs that are not done.
+
+    Raises:
+        RelayError: what came in the way of the first run that could not be trained, once all others
+            are done.
+    """
+    began = time.monotonic()
+    failed: dict[str, RelayError] = {}
+    while left := [r for r in runs if r.run not in failed and not is_done(store, r)]:
+        tried = 0
+        for run in left:
+            if is_done(store, run) or _is_held(store, run.run):
+                continue  # looked at anew: the run before may have taken hours
+            tried += 1
+            minutes = _minutes_left(max_minutes, began)
+            if _train(replace(run, max_minutes=minutes), failed, say) == "paused":
+                return [run.run for run in runs if not is_done(store, run)]
+        if not tried:
+            if _minutes_left(max_minutes, began) == 0:
+                return [run.run for run in runs if not is_done(store, run)]
+            names = ", ".join(run.run for run in left)
+            say(f"others train what is left ({names}); looking again in {LOOK_AGAIN_SECONDS:g} s")
+            time.sleep(LOOK_AGAIN_SECONDS)
+    for error in failed.values():
+        raise error
+    return []
+
+
+def is_done(store: Store, run: TrainConfig) -> bool:
+    """Whether a run was trained to its end, which more epochs move."""
+    files = RunFiles(store, run.run)
+    status, started = files.status(), files.config()
+    if not status or status["state"] != "done" or started is None:
+        return False
+    return (started.epochs or 0) >= (run.epochs or 0) and is_exported(store, run.run)
+
+
+def _train(run: TrainConfig, failed: dict[str, RelayError], say: Callable[[str], None]) -> str:
+    """The state that a run ended in; "held" where somebody else was quicker.
+
+    One that cannot be trained keeps the others waiting for nothing: it is noted, and left.
+    """
+    say(f"next: {run.run}")
+    try:
+        return train(run, say, patient=False).state
+    except LeaseHeldError as error:
+        say(str(error).partition(";")[0])
+        return "held"
+    except RelayError as error:
+        say(f"WARNING: run {run.run!r} cannot be trained: {error}")
+        failed[run.run] = error
+        return "failed"
+
+
+def _is_held(store: Store, run: str) -> bool:
+    holder = read_holder(store, run)
+    return holder is not None and not holder.is_over()
+
+
+def _minutes_left(max_minutes: float | None, began: float) -> float | None:
+    if max_minutes is None:
+        return None
+    return max(0.0, max_minutes - (time.monotonic() - began) / 60)
+
+
+def _listed(store: Store, config: FleetConfig) -> list[TrainConfig]:
+    """The runs of a list: from the file given, which is kept in the store, or from there."""
+    name = f"fleets/{config.fleet}.json"
+    if config.runs:
+        runs = _read(Path(config.runs))
+        store.write(name, as_json([asdict(run) for run in runs]))
+        return runs
+    if not store.exists(name):
+        raise RelayError(
+            f"{store.describe(name)}: there is no such list; give one with RUNS (--runs FILE), or"
+            " check FLEET and STORE."
+        )
+    return _decoded(store.read(name), store.describe(name))
+
+
+def _read(path: Path) -> list[TrainConfig]:
+    try:
+        return _decoded(path.read_bytes(), str(path))
+    except OSError as error:
+        raise RelayError(f"RUNS: {path} cannot be read ({error.strerror}).") from error
+
+
+def _decoded(data: bytes, where: str) -> list[TrainConfig]:
+    try:
+        entries = msgspec.json.decode(data, type=list[dict[str, msgspec.Raw]])
+        runs = [msgspec.json.decode(msgspec.json.encode(e), type=TrainConfig) for e in entries]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RelayError(f"{where}: not a list of runs ({error}).") from error
+    known = set(TrainConfig.__dataclass_fields__)
+    for place, entry in enumerate(entries):
+        if unknown := sorted(set(entry) - known):
+            raise RelayError(f"{where}: run {place} has an unknown parameter {unknown[0]!r}.")
+        if "run" not in entry:
+            raise RelayError(f"{where}: run {place} has no name; give it a run.")
+    names = [run.run for run in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not runs:
+        what = f"{twice[0]!r} is there twice" if twice else "the list is empty"
+        raise RelayError(f"{where}: {what}.")
+    for run in runs:
+        check_name("RUN", run.run)
+    return runs

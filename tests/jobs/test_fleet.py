@@ -1,0 +1,198 @@
+"""Runs that many sessions work off: each is finished once, and trained by one at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from relaydet.cli import main
+from relaydet.config import FleetConfig, TrainConfig
+from relaydet.errors import RelayError
+from relaydet.jobs import fleet as module
+from relaydet.jobs.fleet import fleet
+from relaydet.storage.lease import acquire
+from relaydet.storage.store import Store, open_store
+from relaydet.training.outlook import Outlook
+from relaydet.training.run_files import RunFiles
+
+STEPS = 4
+LIFE = 1.0
+"""Seconds that a lease lives here."""
+
+
+def finish(store: Store, config: TrainConfig, step: int) -> None:
+    """Leave a run as training does: paused, or done with its weights."""
+    files = RunFiles(store, config.run)
+    files.write_config(config)
+    done = step >= STEPS
+    if done:
+        store.write(f"runs/{config.run}/model.safetensors", b"weights")
+        digest = hashlib.sha256(b"weights").hexdigest()
+        store.write(f"runs/{config.run}/model.json", json.dumps({"sha256": digest}).encode())
+    files.write_status("done" if done else "paused", Outlook(step, STEPS, None, None), 0)
+
+
+class FakeTraining:
+    """Trains a run a step at a time under a real lease; writes down who did what when."""
+
+    def __init__(self, folder: Path, die_after: int | None = None) -> None:
+        self.folder, self.die_after, self.steps = folder, die_after, 0
+
+    def write(self, event: str, run: str) -> None:
+        with (self.folder / "events").open("a") as file:  # one write of a short line is atomic
+            file.write(f"{event} {run} {os.getpid()}\n")
+
+    def __call__(self, config: TrainConfig, say, patient: bool):
+        store = open_store(config.store)
+        lease = acquire(store, config.run, "test", life=LIFE, say=say, patient=patient)
+        try:
+            status = RunFiles(store, config.run).status()
+            step = status["step"] if status else 0
+            if step == STEPS:  # as training looks, once it holds the lease
+                return SimpleNamespace(state="done")
+            self.write("begin", config.run)
+            while step < STEPS:
+                time.sleep(random.uniform(0.02, 0.1))
+                self.steps += 1
+                if self.steps == self.die_after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                step += 1
+                finish(store, config, step)
+            self.write("done", config.run)
+        finally:
+            lease.release()
+        return SimpleNamespace(state="done")
+
+
+def work(folder: str, die_after: int | None) -> None:
+    """A session in a process of its own."""
+    module.train = FakeTraining(Path(folder), die_after)
+    module.LOOK_AGAIN_SECONDS = 0.2
+    fleet(FleetConfig(store=folder), say=lambda line: None)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Eight runs in a file."""
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps([{"run": f"r{n}", "epochs": 1} for n in range(8)]))
+    return path
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_sixteen_sessions_race_over_eight_runs_and_some_are_killed(tmp_path, runs, seed):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["relaydet.jobs.fleet"])
+    FakeTraining(tmp_path)  # writes nothing yet
+    open_store(tmp_path).write("fleets/fleet.json", runs.read_bytes())
+    chance = random.Random(seed)
+    deaths = [chance.randint(1, 6) if n % 3 == 0 else None for n in range(16)]
+    sessions = [context.Process(target=work, args=(str(tmp_path), after)) for after in deaths]
+    for session in sessions:
+        session.start()
+    for session in sessions:
+        session.join(90)
+    killed = {s.pid for s in sessions if s.exitcode == -signal.SIGKILL}
+    assert killed
+    assert {s.exitcode for s in sessions if s.pid not in killed} == {0}
+    events = [line.split() for line in (tmp_path / "events").read_text().splitlines()]
+    for name in (f"r{n}" for n in range(8)):
+        mine = [(event, int(pid)) for event, run, pid in events if run == name]
+        assert [event for event, _ in mine].count("done") == 1, "finished once"
+        for (event, pid), (following, other) in pairwise(mine):
+            if event == "begin" and following == "begin":
+                assert pid in killed, "nobody begins while another is at it"
+            assert (event, following) != ("done", "done")
+            assert not (event == "begin" and following == "done" and pid != other)
+
+
+def test_a_run_that_cannot_be_trained_does_not_stop_the_others(tmp_path, runs, monkeypatch):
+    trained = []
+
+    def train(config, say, patient):
+        trained.append(config.run)
+        if config.run in ("r2", "r5"):
+            raise RelayError(f"{config.run} is broken.")
+        finish(open_store(config.store), config, STEPS)
+        return SimpleNamespace(state="done")
+
+    monkeypatch.setattr(module, "train", train)
+    with pytest.raises(RelayError, match=r"^r2 is broken\.$"):
+        fleet(FleetConfig(runs=str(runs), store=str(tmp_path)), say=lambda line: None)
+    assert trained == [f"r{n}" for n in range(8)]
+
+
+def test_the_list_stays_in_the_store_and_time_is_shared(tmp_path, runs, monkeypatch):
+    given = []
+
+    def train(config, say, patient):
+        given.append((config.run, config.max_minutes))
+        finish(open_store(config.store), config, 1)
+        return SimpleNamespace(state="paused")
+
+    monkeypatch.setattr(module, "train", train)
+    config = FleetConfig(runs=str(runs), store=str(tmp_path), max_minutes=5)
+    result = fleet(config, say=lambda line: None)
+    assert given[0][0] == "r0"
+    assert given[0][1] == pytest.approx(5, abs=0.5)
+    assert result.unfinished == [f"r{n}" for n in range(8)]
+    assert str(result).startswith("0 of 8 runs are done; run it again to go on with r0")
+    again = fleet(FleetConfig(store=str(tmp_path)), say=lambda line: None)
+    assert again.runs == result.runs, "the list is in the store"
+
+
+def test_when_all_are_done_it_says_so(tmp_path, runs, monkeypatch):
+    store = open_store(tmp_path)
+    for name in (f"r{n}" for n in range(8)):
+        finish(store, TrainConfig(name, epochs=1), STEPS)
+    monkeypatch.setattr(module, "train", None)
+    said = []
+    fleet(FleetConfig(runs=str(runs), store=str(tmp_path)), said.append)
+    assert said[-1] == "All 8 runs are done"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "not a list of runs"),
+        ("{}", "not a list of runs"),
+        ("[]", "the list is empty"),
+        ('[{"run": "a"}, {"run": "a"}]', "'a' is there twice"),
+        ('[{"run": "a", "epoch": 3}]', "run 0 has an unknown parameter 'epoch'"),
+        ('[{"epochs": 3}]', "run 0 has no name"),
+        ('[{"run": "a", "epochs": "many"}]', "not a list of runs"),
+        ('[{"run": "../a"}]', "RUN '../a'"),
+        (None, "cannot be read"),
+    ],
+)
+def test_lists_that_are_none(tmp_path, text, message):
+    path = tmp_path / "runs.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RelayError, match=message):
+        fleet(FleetConfig(runs=str(path), store=str(tmp_path / "s")), say=lambda line: None)
+
+
+def test_without_a_list_it_says_how_to_give_one(tmp_path, capsys):
+    assert main(["fleet", "--store", str(tmp_path)]) == 2
+    assert "there is no such list; give one with RUNS" in capsys.readouterr().err
+
+
+def test_impatience_is_refused_at_once(tmp_path):
+    store = open_store(tmp_path)
+    lease = acquire(store, "r", "test", say=lambda line: None)
+    began = time.monotonic()
+    with pytest.raises(RelayError, match="being trained by"):
+        acquire(store, "r", "test", patient=False)
+    assert time.monotonic() - began < 5
+    lease.release()
