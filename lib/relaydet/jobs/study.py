@@ -97,6 +97,11 @@ def _plan(store: Store, config: StudyConfig) -> list[StudyRun]:
             f"Dataset {config.dataset!r} has one source, {', '.join(sources)}; a study compares"
             " several: merge two or more (1_merge_data)."
         )
+    if ALL in sources:
+        raise RelayError(
+            f"Dataset {config.dataset!r} has a source called {ALL!r}, as all together are called"
+            " here; merge it under another name."
+        )
     return [
         StudyRun(name, _run(config, name, batch_size))
         for batch_size in config.batch_sizes
