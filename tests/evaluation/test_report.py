@@ -95,6 +95,8 @@ def test_the_page_opens_offline():
     assert base64.b64encode(b"\x89PNG bytes").decode() in html
     sources = re.findall(r'(?:src|href)="([^"]{0,22})', html)
     assert sources == ["data:image/png;base64,"]
+    photo = page(pictures=[("a photo", b"\xff\xd8JPEG bytes")])
+    assert "data:image/jpeg;base64," in photo
     assert "http" not in html
     assert "url(" not in html
     assert html.startswith("<!doctype html>")

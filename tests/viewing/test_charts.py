@@ -19,7 +19,7 @@ from relaydet.viewing.evaluation_charts import (
     size_chart,
     study_chart,
 )
-from relaydet.viewing.pictures import Picture, png
+from relaydet.viewing.pictures import Picture, for_page, png
 
 
 def line(step: int, **losses: float) -> dict:
@@ -91,6 +91,17 @@ def test_a_studys_bars_are_as_high_as_their_numbers():
 
 def test_the_same_chart_is_the_same_file():
     assert png(loss_chart(LOG, "t")) == png(loss_chart(LOG, "t"))
+
+
+def test_a_page_takes_large_pictures_as_jpeg_and_charts_as_they_are():
+    chart = Picture(png(loss_chart(LOG, "t")), "a chart")
+    assert for_page(chart) == chart.png
+    noise = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
+    photo = Picture(png(Image.fromarray(noise).resize((900, 1200))), "photos")
+    small = for_page(photo)
+    assert len(small) < len(photo.png) / 2
+    with Image.open(io.BytesIO(small)) as opened:
+        assert (opened.format, opened.size) == ("JPEG", (900, 1200))
 
 
 def test_a_picture_is_shown_by_a_notebook():

@@ -46,7 +46,7 @@ class Section:
     facts: Mapping[str, str]
     """What the reader needs to trust the table."""
     pictures: Sequence[tuple[str, bytes]]
-    """Caption and PNG file of each."""
+    """Caption and image file, PNG or JPEG, of each."""
 
 
 def metrics_table(rows: Sequence[Row]) -> str:
@@ -103,14 +103,18 @@ def report_page(title: str, sections: Sequence[Section]) -> str:
 
 def _section(section: Section) -> str:
     listed = "".join(f"<li>{escape(k)}: {escape(v)}</li>\n" for k, v in section.facts.items())
-    figures = "".join(
-        f'<figure><img src="data:image/png;base64,{base64.b64encode(png).decode()}"'
-        f' alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>\n'
-        for caption, png in section.pictures
-    )
+    figures = "".join(_figure(caption, image) for caption, image in section.pictures)
     return (
         f"<section><h2>{escape(section.title)}</h2>\n{_metrics(section)}"
         f"{_differences(section.significance)}<ul>{listed}</ul>\n{figures}</section>\n"
+    )
+
+
+def _figure(caption: str, image: bytes) -> str:
+    kind = "jpeg" if image.startswith(b"\xff\xd8") else "png"
+    return (
+        f'<figure><img src="data:image/{kind};base64,{base64.b64encode(image).decode()}"'
+        f' alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>\n'
     )
 
 

@@ -22,7 +22,7 @@ from relaydet.storage.store import Store
 from relaydet.training.export import facts_name
 from relaydet.training.run_files import as_json
 from relaydet.viewing.comparison import comparison_pictures
-from relaydet.viewing.pictures import Picture
+from relaydet.viewing.pictures import Picture, for_page
 from relaydet.viewing.progress import bar, progress
 
 
@@ -140,7 +140,7 @@ def _reported(
                 rows,
                 on.significance,
                 _facts(on),
-                [(picture.caption, picture.png) for picture in named.values()],
+                [(picture.caption, for_page(picture)) for picture in named.values()],
             )
         )
     for name, picture in pictures.items():

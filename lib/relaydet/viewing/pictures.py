@@ -24,3 +24,17 @@ def png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+LARGE = 200_000
+"""Bytes of a PNG from which a page takes a JPEG: photos in a sheet, and no chart."""
+
+
+def for_page(picture: Picture) -> bytes:
+    """The picture as an image file that does not make a page heavy: PNG, or JPEG if large."""
+    if len(picture.png) < LARGE:
+        return picture.png
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(picture.png)) as opened:
+        opened.convert("RGB").save(buffer, format="JPEG", quality=88)
+    return min(picture.png, buffer.getvalue(), key=len)
