@@ -70,6 +70,17 @@ def test_the_page_shows_intervals_and_which_is_better():
     assert "2,345 images, 1,000 draws" in html
 
 
+def test_of_many_differences_ap50_comes_first_and_all_on_demand():
+    assert "<details>" not in page(found=significance(*"abcdefgh"))
+    few = significance(*"abcdefgh")
+    other = [Difference("a", d.second, "AP", d.delta, d.verdict) for d in few.differences]
+    many = Significance(few.intervals, [*few.differences, *other], 1000, 2345)
+    first, _, rest = page(found=many).partition("<details>")
+    assert first.count("<td>AP50</td>") == 7
+    assert "<td>AP</td>" not in first
+    assert rest.count("<td>AP50</td>") == rest.count("<td>AP</td>") == 7
+
+
 def test_the_tables_of_a_terminal():
     found = significance("night", "day")
     assert intervals_table(found).splitlines() == [

@@ -11,6 +11,8 @@ from relaydet.evaluation.significance import Difference, Interval, Significance
 
 Row = tuple[str, dict[str, float]]
 
+FEW = 12
+"""Differences that are shown as they are; of more, AP50 first and the rest on demand."""
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
 
 _STYLE = """
@@ -136,16 +138,26 @@ def _small(interval: Interval | None) -> str:
 def _differences(significance: Significance | None) -> str:
     if significance is None or not significance.differences:
         return ""
-    rows = "".join(_difference(difference) for difference in significance.differences)
-    head = "".join(
-        f"<th>{name}</th>" for name in ("of", "against", "measure", "difference", "verdict")
+    every = significance.differences
+    told = every if len(every) <= FEW else [d for d in every if d.measure == "AP50"]
+    rest = (
+        ""
+        if len(told) == len(every)
+        else (f"<details><summary>All measures</summary>{_differences_table(every)}</details>\n")
     )
     return (
-        f'<h3>Which is better?</h3>\n<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>'
-        f"\n<p>Intervals hold the true number with 95 % confidence: a paired bootstrap over"
-        f" {significance.images:,} images, {significance.draws:,} draws. They say how much other"
-        " images of the same kind would change it, not what training anew would.</p>\n"
+        f"<h3>Which is better?</h3>\n{_differences_table(told)}{rest}<p>Intervals hold the true"
+        f" number with 95 % confidence: a paired bootstrap over {significance.images:,} images,"
+        f" {significance.draws:,} draws. They say how much other images of the same kind would"
+        " change it, not what training anew would.</p>\n"
     )
+
+
+def _differences_table(differences: Sequence[Difference]) -> str:
+    names = ("of", "against", "measure", "difference", "verdict")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    rows = "".join(_difference(difference) for difference in differences)
+    return f'<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>\n'
 
 
 def _difference(difference: Difference) -> str:

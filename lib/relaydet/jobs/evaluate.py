@@ -146,7 +146,9 @@ def _reported(
     for name, picture in pictures.items():
         store.write(f"{folder}/{name}.png", picture.png)
     store.write(f"{folder}/comparison.json", as_json(_comparison(datasets)))
-    title = f"{', '.join(run.run for run in datasets[0].runs)} on {', '.join(config.dataset)}"
+    names = [run.run for run in datasets[0].runs]
+    who = ", ".join(names) if len(names) <= 3 else f"{len(names)} detectors"
+    title = f"{who} on {', '.join(config.dataset)}"
     store.write(f"{folder}/report.html", report_page(title, sections).encode())
     where = store.describe(f"{folder}/report.html")
     return EvaluateResult(list(datasets), "\n\n".join(tables), pictures, where)
