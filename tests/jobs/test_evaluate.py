@@ -146,3 +146,23 @@ def test_without_draws_there_are_no_intervals(config):
 def test_verify_is_told(config):
     result = evaluate(replace(config, verify=True, draws=0), say=quiet)
     assert "verified against pycocotools" in result.runs[0].metrics["engine"]
+
+
+def test_categories_that_only_one_side_has_are_told(store, config):
+    """A detector of persons on a dataset of persons and cars."""
+    given = json.loads((store / "datasets/both/annotations.json").read_text())
+    given["categories"].append({"id": 2, "name": "car"})
+    folder = store / "datasets/cars"
+    folder.mkdir()
+    (folder / "annotations.json").write_text(json.dumps(given))
+    for name in ("images.json", "report.json"):
+        kept = store / "datasets/both" / name
+        if kept.exists():
+            (folder / name).write_bytes(kept.read_bytes())
+    said = []
+    result = evaluate(replace(config, dataset=("cars",)), said.append)
+    assert any("it does not know car, which count as 0" in line for line in said)
+    metrics = result.runs[0].metrics
+    assert set(metrics["per_category"]) == {"person", "car"}
+    assert metrics["per_category"]["car"]["AP"] == -1, "there is none in it"
+    assert metrics["unmatched_categories"]
