@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -113,6 +115,44 @@ def test_false_alarms_are_drawn_beside_the_labelled_objects(samples):
     likely = np.asarray(alarms_sheet(samples, data, [alarm(True)]))
     assert (likely[:22] != pixels[:22]).any(), "the caption says so"
     np.testing.assert_array_equal(likely[22:], pixels[22:])
+
+
+@pytest.mark.parametrize("wide", [True, False], ids=["wide", "high"])
+def test_all_sides_of_a_box_as_long_as_the_image_are_seen(samples, wide):
+    height, width = samples.read(0).shape[:2]
+    across, middle = min(height, width) // 4, min(height, width) // 3
+    box = (4.0, middle, width - 8.0, across) if wide else (middle, 4.0, across, height - 8.0)
+    large = FalseAlarm(0, 0, box, 0.9, 0, 0.0, False)
+    pixels = np.asarray(alarms_sheet(samples, truth(samples, []), [large]))
+    orange = (pixels == ORANGE).all(axis=2)
+    sides = orange.sum(axis=0 if wide else 1)  # of the columns, or the rows
+    length = np.flatnonzero(sides)
+    assert sides[length[0]] > 20, "the near end is a line across, not two ends of lines"
+    assert sides[length[-1]] > 20, "so is the far end"
+    tile = pixels[22 : 22 + 216, 6 : 6 + 216]
+    beyond = [bool((row == 235).all()) for row in (tile[0], tile[-1])]
+    assert beyond == [wide, wide], "a wide one has grey above and below"
+
+
+def test_the_caption_of_a_pair_tells_the_image(samples):
+    """Two images with the same pixels beside each other differ in the caption alone."""
+    sheets = []
+    for offset in (0, 1000):
+        data = truth(samples, [[10, 10, 12, 20]])
+        moved = replace(data, image_ids=[image + offset for image in data.image_ids])
+        images = _Renamed(samples, offset)
+        sides = side(moved, "a", []), side(moved, "b", [0])
+        sheets.append(np.asarray(misses_sheet(images, moved, *sides)))
+    assert (sheets[0][:22] != sheets[1][:22]).any()
+    np.testing.assert_array_equal(sheets[0][22:], sheets[1][22:])
+
+
+class _Renamed:
+    """The same images under other ids."""
+
+    def __init__(self, samples, offset: int) -> None:
+        self.image_ids_M = samples.image_ids_M + offset
+        self.read = samples.read
 
 
 def test_without_false_alarms_it_says_so(samples):

@@ -1,9 +1,13 @@
 """What a detector gets wrong, and what two detectors do differently; boxes are all that is needed.
 
 The kinds of errors are those of TIDE (Bolya et al., TIDE: A General Toolbox for Identifying Object
-Detection Errors, ECCV 2020). Unlike there, what lies on a crowd counts for nothing, and of several
-detections that would be mended to the same object the one with the highest score is mended, the
-others are dropped.
+Detection Errors, ECCV 2020): of several that would be mended to the same object the one with the
+highest score is mended, the others are dropped. Unlike in its code (tidecv 1.0.1),
+- what lies on a crowd counts for nothing: there it is sorted too, and mending it may gain AP;
+- the best of several is chosen among those of a kind: there among badly placed ones and ones of
+  another class together;
+- matches and AP are COCO's: 100 detections count of each image and category, there of each image; a
+  category without objects has no AP, there 0.
 
 Shape suffixes: N annotations, D detections, F false positives, G annotations of one image, K
 categories, 4 coordinates of a box.
@@ -15,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from pycocotools import mask
 
 from relaydet.data.statistics import LARGE_AREA, MEDIUM_AREA
 from relaydet.evaluation.assignment import IOU, Assignment
@@ -247,8 +252,8 @@ class FalseAlarm:
     overlap: float
     """IoU with the object that it overlaps most, of any category."""
     likely_unlabelled: bool
-    """Probably an object that nobody has labelled: the detector is sure, no labelled object is
-    near, and it is as large as labelled objects of its category are."""
+    """Probably an object that nobody has labelled: the detector is sure, no labelled object or
+    crowd is near, and it is as large as labelled objects of its category are."""
 
 
 def false_alarms(
@@ -282,11 +287,20 @@ def false_alarms(
             likely_unlabelled=bool(
                 found.score_D[place] >= SURE
                 and overlap_D[place] < BACKGROUND_IOU
+                and _share_on_crowds(truth, found, place) < BACKGROUND_IOU
                 and low_K[k] <= side_D[place] <= high_K[k]
             ),
         )
         for place in top
     ]
+
+
+def _share_on_crowds(truth: Truth, found: Detections, place: int) -> float:
+    """How much of a detection lies on one crowd region, of any category, at most."""
+    crowds_G4 = truth.boxes_N4[truth.crowd_N & (truth.image_N == found.image_D[place])]
+    if not len(crowds_G4):
+        return 0.0
+    return float(mask.iou(found.boxes_D4[[place]], crowds_G4, [1] * len(crowds_G4)).max())
 
 
 def _usual_sides(truth: Truth) -> tuple[np.ndarray, np.ndarray]:

@@ -211,10 +211,8 @@ def detections_of(
         typed = [_Result(**{key: d[key] for key in _Result.__struct_fields__}) for d in plain]
     image_D = _rows([r.image_id for r in typed], truth.image_ids)
     category_D = _rows([r.category_id for r in typed], truth.category_ids)
-    boxes_D4, score_D = (
-        _boxes(r.bbox for r in typed),
-        np.array([r.score for r in typed], np.float64),
-    )
+    boxes_D4 = _boxes(r.bbox for r in typed)
+    score_D = np.fromiter((r.score for r in typed), np.float64, len(typed))
     _check_numbers(boxes_D4, score_D, called)
     unknown = np.flatnonzero(image_D < 0)
     if len(unknown):
@@ -224,6 +222,8 @@ def detections_of(
         )
     kept_D = category_D >= 0
     findings = tuple(_oddities(typed, kept_D, score_D))
+    if kept_D.all():
+        return Detections(image_D, category_D, boxes_D4, score_D, findings)
     return Detections(
         image_D[kept_D], category_D[kept_D], boxes_D4[kept_D], score_D[kept_D], findings
     )
@@ -317,6 +317,8 @@ def _rows(wanted: list[Any], known: list[Any]) -> np.ndarray:
         return np.where(known_M[rows_N] == wanted_N, rows_N, -1)
     row_of_id = np.full(known_M[-1] - known_M[0] + 1, -1)
     row_of_id[known_M - known_M[0]] = np.arange(len(known_M))
+    if len(wanted_N) and wanted_N.min() >= known_M[0] and wanted_N.max() <= known_M[-1]:
+        return row_of_id[wanted_N - known_M[0]]
     inside_N = (wanted_N >= known_M[0]) & (wanted_N <= known_M[-1])
     return np.where(inside_N, row_of_id[np.where(inside_N, wanted_N - known_M[0], 0)], -1)
 
@@ -329,14 +331,14 @@ def _renumbered(rows: np.ndarray, images: int, image_N: np.ndarray) -> tuple[np.
 
 
 def _check_numbers(boxes_D4: np.ndarray, score_D: np.ndarray, called: str) -> None:
-    wrong = np.flatnonzero(~(np.isfinite(boxes_D4).all(axis=1) & np.isfinite(score_D)))
-    if len(wrong):
+    if not (np.isfinite(boxes_D4).all() and np.isfinite(score_D).all()):
+        wrong = np.flatnonzero(~(np.isfinite(boxes_D4).all(axis=1) & np.isfinite(score_D)))
         numbers = [*boxes_D4[wrong[0]].tolist(), float(score_D[wrong[0]])]
         raise RelayError(
             f"{called}Detection {wrong[0]} has a box or score that is no number: {numbers}."
         )
-    wrong = np.flatnonzero((boxes_D4[:, 2:] < 0).any(axis=1))
-    if len(wrong):
+    if boxes_D4.size and boxes_D4[:, 2:].min() < 0:
+        wrong = np.flatnonzero((boxes_D4[:, 2:] < 0).any(axis=1))
         raise RelayError(
             f"{called}Detection {wrong[0]} has a negative side: {boxes_D4[wrong[0]].tolist()};"
             " COCO's boxes are [x, y, width, height]."

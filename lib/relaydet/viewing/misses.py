@@ -5,6 +5,7 @@ Shape suffixes: N annotations, D detections.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ _CONTEXT = 2.5
 """A crop's side, in larger sides of its box."""
 _LEAST = 48
 """A crop's side in pixels of the image, at least."""
+_BEYOND = 235
+"""Grey of what is beyond the image."""
 _COLUMNS, _ALARM_COLUMNS = 3, 4
 
 MISSES_LEGEND = (
@@ -80,12 +83,15 @@ def misses_sheet(
     if not chosen:
         return message_tile("no small object that only one of them found")
     reader = _Reader(samples, truth)
+    several = len(truth.category_names) > 1
     tiles, captions = [], []
     for row in chosen:
         tiles.append(side_by_side([_object(reader, truth, row, side) for side in (first, second)]))
         side = np.sqrt(truth.area_N[row])
         winner = second if second.found_N[row] else first
-        captions.append(f"{side:.0f} px, found by {winner.name}")
+        image = truth.image_ids[truth.image_N[row]]
+        what = f"{truth.category_names[truth.category_N[row]]}, " if several else ""
+        captions.append(f"{what}{side:.0f} px, found by {winner.name}, image {image}")
     return contact_sheet(tiles, captions, _COLUMNS)
 
 
@@ -158,15 +164,27 @@ def _crop(
 ) -> Image.Image:
     """A square of the image around a box, enlarged to a tile, with boxes on it.
 
-    At an edge the square is moved into the image.
+    At an edge the square is moved into the image. It is larger than the image's shorter side only
+    where a box is so too; what is beyond the image is then grey.
     """
     height, width = image_HWC.shape[:2]
     x, y, w, h = around
     side = min(max(_LEAST, round(_CONTEXT * max(w, h))), height, width)
-    left = int(np.clip(round(x + w / 2 - side / 2), 0, width - side))
-    top = int(np.clip(round(y + h / 2 - side / 2), 0, height - side))
-    square_HWC = image_HWC[top : top + side, left : left + side]
+    seen = max(min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0))
+    side = max(side, math.ceil(seen))
+    left, top = _start(x + w / 2, side, width), _start(y + h / 2, side, height)
+    square_HWC = np.full((side, side, 3), _BEYOND, np.uint8)
+    part_HWC = image_HWC[max(top, 0) : top + side, max(left, 0) : left + side]
+    down, right = max(-top, 0), max(-left, 0)
+    square_HWC[down : down + part_HWC.shape[0], right : right + part_HWC.shape[1]] = part_HWC
     moved = [
         DrawnBox((b.xywh[0] - left, b.xywh[1] - top, *b.xywh[2:]), b.colour, b.label) for b in boxes
     ]
     return draw_boxes(square_HWC, moved, tile)
+
+
+def _start(middle: float, side: int, length: int) -> int:
+    """Where a square starts in an image so long: within it, or with the image in its middle."""
+    if side > length:
+        return (length - side) // 2
+    return int(np.clip(round(middle - side / 2), 0, length - side))
