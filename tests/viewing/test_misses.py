@@ -147,6 +147,19 @@ def test_the_caption_of_a_pair_tells_the_image(samples):
     np.testing.assert_array_equal(sheets[0][22:], sheets[1][22:])
 
 
+def test_the_caption_names_the_category_only_where_there_are_several(samples):
+    def caption(*names):
+        data = truth(samples, [[10, 10, 12, 20]])
+        data = replace(
+            data, category_names=list(names), category_ids=list(range(1, 1 + len(names)))
+        )
+        sheet = misses_sheet(samples, data, side(data, "a", []), side(data, "b", [0]))
+        return np.asarray(sheet)[:22]
+
+    np.testing.assert_array_equal(caption("person"), caption("dog"))
+    assert (caption("person", "car") != caption("dog", "car")).any()
+
+
 class _Renamed:
     """The same images under other ids."""
 
