@@ -61,6 +61,24 @@ def test_every_run_is_told(store, tmp_path):
     assert "status.json: damaged" in table
 
 
+def test_it_says_when_all_will_be_done(store, tmp_path):
+    listed = [{"run": name} for name in ("paused", "later", "sometime")]
+    store.write("fleets/team.json", json.dumps(listed).encode())
+    store.write("fleets/broken.json", b"[")
+    said = []
+    status(str(tmp_path), say=said.append)
+    assert said[-1] == (
+        "1 of 10 runs are done, 0 in training; about 5 h 58 min of training left for those under"
+        " way; 3 not begun"
+    )
+    lease = acquire(store, "alive", "colab")
+    try:
+        status(str(tmp_path), say=said.append)
+    finally:
+        lease.release()
+    assert "1 in training; about 5 h 58 min left for those under way" in said[-1]
+
+
 def test_json_alone(store, tmp_path, capsys):
     assert main(["status", "--store", str(tmp_path), "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import msgspec
 
@@ -59,6 +60,8 @@ def status(
         say(msgspec.json.encode([asdict(run) for run in runs]).decode())
     else:
         say(_table(runs) if runs else f"There is no run in {opened.describe('runs')}.")
+        if len(runs) > 1:
+            say(_forecast(runs, _listed(opened)))
     return runs
 
 
@@ -109,6 +112,32 @@ def _table(runs: list[RunStatus]) -> str:
     lines = [_COLUMNS, *map(_row, runs)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _forecast(runs: list[RunStatus], listed: set[str]) -> str:
+    """How far all runs are together, and when those under way will be done at this pace."""
+    everything = {run.run for run in runs} | listed
+    done = sum(run.state == "done" for run in runs)
+    workers = sum(bool(run.holder) for run in runs)
+    left = sum(run.seconds_left or 0 for run in runs)
+    line = f"{done} of {len(everything)} runs are done, {workers} in training"
+    if left:
+        pace = duration(left / workers) if workers else f"{duration(left)} of training"
+        line += f"; about {pace} left for those under way"
+    waiting = len(everything) - sum(run.state != "new" for run in runs)
+    return f"{line}; {waiting} not begun" if waiting else line
+
+
+def _listed(store: Store) -> set[str]:
+    """Names of the runs in the lists that fleets work off."""
+    names: set[str] = set()
+    for file in store.names("fleets"):
+        try:
+            entries = msgspec.json.decode(store.read(file), type=list[dict[str, Any]])
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue  # `relaydet fleet` says what is wrong with it
+        names |= {str(entry["run"]) for entry in entries if "run" in entry}
+    return names
 
 
 def _row(run: RunStatus) -> tuple[str, ...]:
