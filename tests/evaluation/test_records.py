@@ -66,6 +66,39 @@ def test_the_same_detections_from_any_form(given):
     assert found.findings == ()
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [{}, {"note": '"}, {"'}, {"by": {"model": "b"}, "also": 1}, {"points": [{"x": 1}, {"x": 2}]}],
+    ids=["plain", "text that looks like an end", "a record inside", "a list of records inside"],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_long_file_is_read_as_a_short_one(extra, indent):
+    rng = np.random.default_rng(0)
+    results = [
+        {
+            "image_id": (7, 3)[d % 2],
+            "bbox": box,
+            "category_id": (9, 5)[d % 3 % 2],
+            **extra,
+            "score": s,
+        }
+        for d, (*box, s) in enumerate(rng.random((9_000, 5)).tolist())
+    ]
+    text = json.dumps(results, indent=indent).encode()
+    assert len(text) > 1_000_000
+    truth = truth_of(TRUTH)
+    whole, read = detections_of(results, truth), detections_of(text, truth)
+    for field in ("image_D", "category_D", "boxes_D4", "score_D"):
+        np.testing.assert_array_equal(getattr(read, field), getattr(whole, field))
+
+
+@pytest.mark.parametrize("missing", [1, 2, 30])
+def test_a_long_file_that_is_cut_off(missing):
+    text = as_bytes(FOUND * 9_000)[:-missing]
+    with pytest.raises(RelayError, match="not valid JSON"):
+        detections_of(text, truth_of(TRUTH))
+
+
 def test_ids_may_be_words():
     images = [{"id": "b"}, {"id": "a"}]
     annotation = {"id": 1, "image_id": "b", "category_id": 1, "bbox": [0, 0, 1, 1], "area": 1}
