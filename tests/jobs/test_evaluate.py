@@ -29,6 +29,17 @@ def store(tmp_path_factory):
     return folder
 
 
+def write_beside(store, name: str, given) -> None:
+    """Another dataset of the images of `both`."""
+    folder = store / "datasets" / name
+    folder.mkdir()
+    (folder / "annotations.json").write_text(json.dumps(given))
+    for beside in ("images.json", "report.json"):
+        kept = store / "datasets/both" / beside
+        if kept.exists():
+            (folder / beside).write_bytes(kept.read_bytes())
+
+
 @pytest.fixture
 def config(store):
     return EvaluateConfig(runs=("one",), dataset=("both",), store=str(store), report="r", draws=20)
@@ -152,13 +163,7 @@ def test_categories_that_only_one_side_has_are_told(store, config):
     """A detector of persons on a dataset of persons and cars."""
     given = json.loads((store / "datasets/both/annotations.json").read_text())
     given["categories"].append({"id": 2, "name": "car"})
-    folder = store / "datasets/cars"
-    folder.mkdir()
-    (folder / "annotations.json").write_text(json.dumps(given))
-    for name in ("images.json", "report.json"):
-        kept = store / "datasets/both" / name
-        if kept.exists():
-            (folder / name).write_bytes(kept.read_bytes())
+    write_beside(store, "cars", given)
     said = []
     result = evaluate(replace(config, dataset=("cars",)), said.append)
     assert any("it does not know car, which count as 0" in line for line in said)
@@ -166,3 +171,13 @@ def test_categories_that_only_one_side_has_are_told(store, config):
     assert set(metrics["per_category"]) == {"person", "car"}
     assert metrics["per_category"]["car"]["AP"] == -1, "there is none in it"
     assert metrics["unmatched_categories"]
+
+
+def test_objects_without_a_relative_size_are_counted(store, config):
+    given = json.loads((store / "datasets/both/annotations.json").read_text())
+    unknown = given["images"][0]
+    unknown["width"] = 0
+    objects = sum(a["image_id"] == unknown["id"] for a in given["annotations"])
+    write_beside(store, "unsized", given)
+    result = evaluate(replace(config, dataset=("unsized",)), say=quiet)
+    assert f" {objects} objects are left out" in result.pictures["sizes"].caption

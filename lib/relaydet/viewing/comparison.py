@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from relaydet.evaluation.assignment import relative_sizes
 from relaydet.evaluation.on_dataset import OnDataset
 from relaydet.evaluation.records import Detections, Truth
 from relaydet.viewing.detections import SHEET_LEGEND, chosen_images, detection_sheet
@@ -46,7 +47,7 @@ def comparison_pictures(on: OnDataset) -> dict[str, Picture]:
                 )
             ),
             "Share of the objects found by relative size, at each run's best F1; faint where there"
-            " are fewer than five objects.",
+            f" are fewer than five objects.{_without_size(on.truth)}",
         ),
         "errors": Picture(
             png(
@@ -80,6 +81,13 @@ def comparison_pictures(on: OnDataset) -> dict[str, Picture]:
         sheet = alarms_sheet(on.samples, on.truth, alarms)
         pictures[f"false_alarms_{name}"] = Picture(png(sheet), f"{name}: {ALARMS_LEGEND}{told}")
     return pictures
+
+
+def _without_size(truth: Truth) -> str:
+    """A sentence on the objects that have no relative size; empty without any."""
+    _, known_N = relative_sizes(truth)
+    lost = int((~known_N & ~truth.crowd_N).sum())
+    return f" {lost} objects are left out: the size of their images is not told." if lost else ""
 
 
 def pairs_shown(on: OnDataset) -> list[tuple[str, str]]:
