@@ -243,7 +243,7 @@ def detections_of(
 def _oddities(columns: _Columns, kept_D: np.ndarray) -> Iterable[str]:
     if not kept_D.all():
         lost = np.flatnonzero(~kept_D)
-        ids = sorted({str(columns.category_ids[place]) for place in lost})
+        ids = sorted({str(columns.category_ids[place]) for place in lost.tolist()})
         more = " ..." if len(ids) > 5 else ""
         yield (
             f"{len(lost)} detections are of categories that the dataset does not"
@@ -373,7 +373,7 @@ def _boxes(boxes: Iterable[Sequence[float]]) -> np.ndarray:
     return np.fromiter(chain.from_iterable(boxes), np.float64).reshape(-1, 4)
 
 
-def _rows(wanted: list[Any], known: list[Any]) -> np.ndarray:
+def _rows(wanted: Sequence[Any], known: Sequence[Any]) -> np.ndarray:
     """Place of each id among the known ones, which ascend; -1 where it is not there."""
     try:
         # array refuses text and fractions, where numpy would take "1" for 1.
