@@ -24,7 +24,7 @@ import torch
 from relaydet.config import MergeConfig, TrainConfig
 from relaydet.data.demo import write_demo
 from relaydet.data.loader import Sample, training_batches, training_samples
-from relaydet.data.order import BatchPlan
+from relaydet.data.order import BatchPlan, Share
 from relaydet.data.saved import load_dataset, open_sources
 from relaydet.jobs.merge import merge
 from relaydet.jobs.train import train
@@ -39,6 +39,8 @@ from relaydet.training.saver import Saver
 from relaydet.training.schedule import Schedule
 
 MODEL, BATCH = "small", 8
+Batch = tuple[Share, list[Sample]]
+
 WINDOW_SECONDS = 8.0
 """Short, so that a window and its neighbour meet the machine in the same mood."""
 INTERVAL_SECONDS = 60.0
@@ -168,7 +170,8 @@ def _steps(store: LocalStore) -> Iterator[Callable[[], dict[str, object]]]:
     model = build_model(MODEL, ["person"], "none").model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model.train(), recipe_of(MODEL))
     plan = BatchPlan(0, samples.groups_M(), BATCH, 0, 20)
-    batches = list(training_batches(samples, plan, recipe_of(MODEL).augmentation, 1))
+    read = training_batches(samples, plan, recipe_of(MODEL).augmentation, 1)
+    batches = list(zip(plan.shares(), read, strict=True))
     steps = train_steps(
         learner=Learner(model, optimizer, key_samplers(model, 0), device),
         batches=_again(batches),
@@ -182,7 +185,7 @@ def _steps(store: LocalStore) -> Iterator[Callable[[], dict[str, object]]]:
         yield lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
 
-def _again(batches: list[list[Sample]]) -> Iterator[list[Sample]]:
+def _again(batches: list[Batch]) -> Iterator[Batch]:
     while True:
         yield from batches
 

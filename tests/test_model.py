@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import pytest
@@ -225,3 +226,17 @@ def test_proposals_are_not_rounded_to_bfloat16(name):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         one_step(model)
     assert {proposals.dtype for proposals in seen} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18", "mobilenet_v3_large_320_fpn"])
+def test_what_the_box_pool_does_is_no_matter_of_the_first_image(name):
+    """A process may start with an image that is padded to many times its height."""
+    pool = build_model(name, ["person"], "none").model.roi_heads.box_roi_pool
+    before = list(pool.scales)
+    assert all(scale == 2 ** round(math.log2(scale)) for scale in before)
+    model = build_model(name, ["person"], "none").model.eval()
+    model.transform.max_by_axis = lambda shapes: [3, 640, 640]
+    model.transform.min_size = (64,)
+    with torch.no_grad():
+        model([torch.zeros(3, 64, 64)])
+    assert model.roi_heads.box_roi_pool.scales == before

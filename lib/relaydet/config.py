@@ -129,6 +129,15 @@ class TrainConfig:
     """Carry the run on although another session is training it; that one then stops."""
     resume_from: str = ""
     """Another store that has the run, which is only read: /kaggle/input/..., a folder, gs://."""
+    gpus: int | Literal["auto"] = "auto"
+    """How many GPUs share each batch, a process on each; auto takes all. With device cpu, so many
+    processes share the cores."""
+    sync_batch_norm: bool = False
+    """Batch norms that train see the whole batch and not each GPU's share of it; GPUs only."""
+    max_restarts: int = 0
+    """How often all processes start again from the last checkpoint where one of several died."""
+    answer_minutes: float = 10.0
+    """Minutes after which one of several processes that does not answer counts as lost."""
     micro_batch: int | None = None
     """Images per forward pass; gradients accumulate to batch_size. None: all at once."""
     workers: int | None = None

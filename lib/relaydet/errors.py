@@ -23,6 +23,15 @@ class StoreError(RelayError):
     """
 
 
+class RankLostError(RelayError):
+    """Another of the processes that train together has failed, or does not answer."""
+
+    def __init__(self, message: str, told: bool = False) -> None:
+        """Make one; `told` is whether the other left word why, so that trying again is no use."""
+        super().__init__(message)
+        self.told = told
+
+
 class LeaseHeldError(RelayError):
     """Another session is training the run."""
 

@@ -28,6 +28,8 @@ from relaydet.pyramid import WORKING, build_pyramid
 from relaydet.weights import WeightsReport, load_weights
 
 SMALL = "small"
+PROBE_SIDE = 128
+"""Pixels of an image that all levels of a pyramid divide."""
 SMALLEST_IMAGE = 32  # pixels: the stride of the coarsest feature map before pooling
 
 
@@ -246,6 +248,7 @@ def build_model(
         # Only the CPU's generator: torch.manual_seed would also disturb the GPUs'.
         torch.default_generator.manual_seed(seed)
         model, frozen_until = _new_detector(name, len(categories) + 1, sizes)
+    _settle_scales(model)
     for part in (model.rpn, model.roi_heads):
         part.box_coder = Float32BoxCoder(part.box_coder.weights)
     report = load_weights(model, name, weights, _offer(name), categories)
@@ -253,6 +256,21 @@ def build_model(
     if frozen:
         _freeze(model.backbone.body, frozen_until)
     return BuiltModel(model, name, tuple(categories), report, frozen)
+
+
+@torch.no_grad()
+def _settle_scales(model: FasterRCNN) -> None:
+    """Tell the box pool how much smaller than the image each level of the pyramid is.
+
+    Left alone, torchvision works it out from the first images that a process shows the detector,
+    wrongly where those are padded to twice their height; what a resumed run learns would then
+    depend on where it was interrupted.
+    """
+    size = (PROBE_SIDE, PROBE_SIDE)
+    model.eval()
+    levels = model.backbone(torch.zeros(1, 3, *size))
+    model.roi_heads.box_roi_pool(levels, [torch.zeros(0, 4)], [size])
+    model.train()
 
 
 def _check_name(name: str) -> None:

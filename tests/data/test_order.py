@@ -48,9 +48,15 @@ def test_ranks_share_the_very_batches_of_one_process(seed, groups, batch_size, r
     shares = [
         BatchPlan(seed, groups, batch_size, first, last, rank, ranks) for rank in range(ranks)
     ]
-    for batch, *parts in zip(whole, *shares, strict=True):
-        assert [key for part in parts for key in part] == batch, "in the same order"
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1, "shared evenly"
+    places = [plan.shares() for plan in shares]
+    for batch, *rest in zip(whole, *shares, *places, strict=True):
+        keys, of = rest[:ranks], rest[ranks:]
+        mine = [part[: share.count] for part, share in zip(keys, of, strict=True)]
+        assert [key for part in mine for key in part] == batch, "in the same order"
+        assert max(map(len, mine)) - min(map(len, mine)) <= 1, "shared evenly"
+        assert [share.first for share in of] == [0, *np.cumsum(list(map(len, mine)))[:-1]]
+        assert {(share.batch, share.most) for share in of} == {(len(batch), len(mine[0]))}
+        assert all(part for part in keys), "a rank without a share has an image that counts not"
 
 
 def test_keys_tell_the_epoch():

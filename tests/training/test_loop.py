@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from relaydet.compat import detector_runs_in_float16_on_cpu
+from relaydet.data.order import share_of
 from relaydet.errors import RelayError
 from relaydet.model import build_model, recipe_of
 from relaydet.runtime.device import Device, choose_device
@@ -36,7 +37,13 @@ class Stub(nn.Module):
         self.forwards.append(len(images))
         brightness = torch.stack([image.mean() for image in images]).mean()
         objects = torch.tensor([len(target["boxes"]) for target in targets]).float().mean()
-        return {"loss_classifier": self.w * brightness + self.spoil, "loss_rpn": self.w * objects}
+        nothing = 0 * self.w
+        return {
+            "loss_classifier": self.w * brightness + self.spoil,
+            "loss_box_reg": nothing,
+            "loss_objectness": self.w * objects,
+            "loss_rpn_box_reg": nothing,
+        }
 
 
 def a_batch(*levels: int):
@@ -54,10 +61,15 @@ BATCH = a_batch(0, 51, 102, 255, 255)
 SLOPE = (0 + 0.2 + 0.4 + 1 + 1) / 5 + (0 + 1 + 2 + 3 + 4) / 5
 
 
+def shared(batches):
+    """With the share of a process that is alone."""
+    return [(share_of(len(batch)), batch) for batch in batches]
+
+
 def run(model, batches, first_step=0, micro_batch=5, position=None, optimizer=None):
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=1.0)
     learner = Learner(model, optimizer, position or Position(0), CPU)
-    return train_steps(learner, iter(batches), SCHEDULE, first_step, MicroBatch(micro_batch))
+    return train_steps(learner, shared(batches), SCHEDULE, first_step, MicroBatch(micro_batch))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +84,9 @@ def test_every_image_weighs_the_same_whatever_the_micro_batch(micro_batch, forwa
     assert step.loss == pytest.approx(2 * SLOPE)
     assert step.losses == {
         "classifier": pytest.approx(2 * 2.6 / 5),
-        "rpn": pytest.approx(2 * 2.0),
+        "objectness": pytest.approx(2 * 2.0),
+        "box_reg": 0,
+        "rpn_box_reg": 0,
     }
 
 
@@ -94,7 +108,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(value, micro_
     next(steps)
     weight, moment = model.w.item(), optimizer.state[model.w]["exp_avg"].item()
     model.spoil = value
-    with pytest.raises(RelayError, match=rf"Step 6: .*classifier {value:g}, rpn [\d.-]+;.*RATE"):
+    with pytest.raises(
+        RelayError, match=rf"Step 6: .*classifier {value:g}, .*objectness [\d.-]+, .*;.*RATE"
+    ):
         next(steps)
     assert (model.w.item(), optimizer.state[model.w]["exp_avg"].item()) == (weight, moment)
 
@@ -232,7 +248,7 @@ def trained(micro_batch, hook=None, part="", frozen=False, dtype=torch.float32):
     learner = Learner(model, optimizer, key_samplers(model, 0), device, build_scaler(device))
     size, said = MicroBatch(micro_batch), []
     schedule = replace(SCHEDULE, peak=1e-3)
-    steps = list(train_steps(learner, iter(six_images()), schedule, 0, size, said.append))
+    steps = list(train_steps(learner, shared(six_images()), schedule, 0, size, said.append))
     if handle:
         handle.remove()
     return model.state_dict(), optimizer.state_dict()["state"], steps, size.size, said

@@ -23,7 +23,8 @@ from relaydet.training.micro_batch import (
     micro_batch_for,
     norm_buffers,
     probe_memory,
-    without_trace,
+    put_back,
+    unless_memory_runs_out,
 )
 
 GB = 10**9
@@ -124,7 +125,7 @@ def test_only_the_statistics_of_norms_that_train_are_kept():
     assert {id(b) for b in norm_buffers(model)} == {id(b) for b in trains.buffers()}
 
 
-def test_statistics_are_as_before_when_memory_ran_out(monkeypatch):
+def test_memory_that_ran_out_is_no_exception_and_statistics_can_be_put_back(monkeypatch):
     norm = nn.BatchNorm2d(2)
     before = [buffer.clone() for buffer in norm.buffers()]
     given_back = []
@@ -135,7 +136,8 @@ def test_statistics_are_as_before_when_memory_ran_out(monkeypatch):
         assert norm.num_batches_tracked == 1
         raise torch.cuda.OutOfMemoryError("full")
 
-    assert without_trace(attempt, norm_buffers(norm), CPU) is None
+    assert unless_memory_runs_out(attempt, CPU) is None
+    put_back(norm_buffers(norm), before)
     assert all(torch.equal(*pair) for pair in zip(before, norm.buffers(), strict=True))
     assert given_back == [CPU]
 
@@ -152,7 +154,7 @@ def test_what_the_attempt_held_is_free_before_the_cache_is_emptied(monkeypatch):
     monkeypatch.setattr(module, "give_back", lambda device: alive.append(held[0]() is not None))
     gc.disable()  # only what nobody refers to goes at once
     try:
-        assert without_trace(attempt, [], CPU) is None
+        assert unless_memory_runs_out(attempt, CPU) is None
     finally:
         gc.enable()
     assert alive == [False]
@@ -164,10 +166,10 @@ def test_what_went_well_or_wrong_otherwise_is_not_touched():
     def fail() -> None:
         raise RuntimeError("no kernel image")
 
-    assert without_trace(lambda: (norm(torch.rand(2, 2, 3, 3)), 7)[1], norm_buffers(norm), CPU) == 7
+    assert unless_memory_runs_out(lambda: (norm(torch.rand(2, 2, 3, 3)), 7)[1], CPU) == 7
     assert norm.num_batches_tracked == 1
     with pytest.raises(RuntimeError, match="no kernel image"):
-        without_trace(fail, norm_buffers(norm), CPU)
+        unless_memory_runs_out(fail, CPU)
 
 
 class FakeMemory:

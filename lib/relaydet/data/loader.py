@@ -20,6 +20,9 @@ from relaydet.data.images import Images, decode_rgb
 from relaydet.data.order import BatchPlan, aspect_groups
 from relaydet.errors import DataError, RelayError
 
+_GRACE_SECONDS = 60
+"""How long a worker lives on after SIGTERM."""
+
 Sample = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
@@ -228,13 +231,17 @@ def _as_list(samples: list[Sample]) -> list[Sample]:
 
 
 def _start_worker(_worker: int) -> None:
-    """A worker has one core, and dies when told to: pausing is for the main process alone.
+    """A worker has one core, and outlives a signal for a while: pausing is the main process's.
 
-    A terminal's Ctrl-C reaches all processes; the main one saves, and needs its workers until then.
+    A terminal's Ctrl-C reaches all processes, and so does torchrun's SIGTERM; the main one saves,
+    and needs its workers until then.
     """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _to_tensor(image_HWC: np.ndarray) -> torch.Tensor:

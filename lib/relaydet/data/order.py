@@ -53,10 +53,37 @@ def epoch_batches(seed: int, epoch: int, groups_N: np.ndarray, batch_size: int) 
 
 
 @dataclass(frozen=True)
+class Share:
+    """What one of several ranks has of an optimizer batch: images first..first+count-1 of it."""
+
+    first: int
+    count: int
+    """May be 0 where a batch is smaller than the ranks are many."""
+    batch: int
+    """Images of the whole batch."""
+    most: int
+    """Images of the largest share."""
+
+
+def share_of(batch: int, rank: int = 0, ranks: int = 1) -> Share:
+    """The share of one rank: shares are in the ranks' order, and one image apart at most.
+
+    Args:
+        batch: images of the optimizer batch.
+        rank: whose share, from 0.
+        ranks: how many share it.
+    """
+    each, more = divmod(batch, ranks)
+    first = rank * each + min(rank, more)
+    return Share(first, each + (rank < more), batch, each + (more > 0))
+
+
+@dataclass(frozen=True)
 class BatchPlan:
     """The batches of the optimizer steps first_step..last_step-1, as keys of samples.
 
-    A key is (epoch, index): what to load, and what to augment it by.
+    A key is (epoch, index): what to load, and what to augment it by. A rank with an empty share
+    gets the batch's first image all the same, which then counts for nothing.
     """
 
     seed: int
@@ -67,7 +94,7 @@ class BatchPlan:
     rank: int = 0
     """Which of the processes that share each batch this is."""
     ranks: int = 1
-    """How many they are; a rank may get nothing of a batch that is smaller."""
+    """How many they are."""
 
     def __len__(self) -> int:
         return self.last_step - self.first_step
@@ -79,6 +106,15 @@ class BatchPlan:
             epoch, done = divmod(step, per_epoch)
             batches = epoch_batches(self.seed, epoch, self.groups_N, self.batch_size)
             for batch in batches[done : done + self.last_step - step]:
-                share = np.array_split(batch, self.ranks)[self.rank]
-                yield [(epoch, int(index)) for index in share]
+                share = share_of(len(batch), self.rank, self.ranks)
+                mine = batch[share.first : share.first + share.count]
+                yield [(epoch, int(index)) for index in (mine if share.count else batch[:1])]
                 step += 1
+
+    def shares(self) -> Iterator[Share]:
+        """This rank's share of each of those batches."""
+        images = len(self.groups_N)
+        per_epoch = steps_per_epoch(images, self.batch_size)
+        for step in range(self.first_step, self.last_step):
+            left = images - step % per_epoch * self.batch_size
+            yield share_of(min(self.batch_size, left), self.rank, self.ranks)

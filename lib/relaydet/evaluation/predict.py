@@ -23,7 +23,7 @@ from relaydet.evaluation.fold import folded
 from relaydet.evaluation.records import Detection
 from relaydet.evaluation.shards import BATCHES, Shards
 from relaydet.training.loop import to_device
-from relaydet.training.micro_batch import MicroBatch, without_trace
+from relaydet.training.micro_batch import MicroBatch, unless_memory_runs_out
 
 ROUNDING = 1e-3
 """Pixels: torchvision rounds a resized side down, after a product in float32."""
@@ -194,7 +194,7 @@ def _outputs(
         return [{name: value.cpu() for name, value in output.items()} for output in found]
 
     while True:
-        outputs = without_trace(attempt, [], device)
+        outputs = unless_memory_runs_out(attempt, device)
         if outputs is not None:
             return outputs
         size = min(at_once.size, len(images))

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+import torch
 
 from relaydet.config import TrainConfig, check_name, parse_images
 from relaydet.data.loader import Samples, training_samples
-from relaydet.data.order import steps_per_epoch
+from relaydet.data.order import share_of, steps_per_epoch
 from relaydet.data.saved import SavedDataset, annotations_name, load_dataset, open_sources
-from relaydet.errors import RelayError, StoreError
+from relaydet.errors import LeaseHeldError, RankLostError, RelayError, StoreError
 from relaydet.model import BuiltModel, recipe_of
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import Runtime, detect
-from relaydet.runtime.device import Device, choose_device
+from relaydet.runtime.device import (
+    Device,
+    choose_device,
+    choose_rank_device,
+    devices_to_use,
+)
 from relaydet.runtime.limits import find_deadline
 from relaydet.runtime.stop import StopRequest, stop_on_signals
 from relaydet.storage.fenced import Fenced
@@ -26,6 +32,8 @@ from relaydet.storage.store import Store
 from relaydet.storage.troubles import on_drive
 from relaydet.training.checkpoint import Keep, Lineage, folder_of, newest_manifest
 from relaydet.training.export import is_exported
+from relaydet.training.launch import launch
+from relaydet.training.members import Plan, agree, own_config, plan_of, same_detector
 from relaydet.training.outlook import Outlook, look_ahead
 from relaydet.training.restore import build, restore
 from relaydet.training.resume import (
@@ -36,13 +44,18 @@ from relaydet.training.resume import (
     highest_token,
     unsent_folder,
 )
-from relaydet.training.run_files import LogLine, RunFiles
+from relaydet.training.run_files import LogLine, RunFiles, as_json
 from relaydet.training.saver import Saver
 from relaydet.training.session import Ended, Session
 from relaydet.training.settings import settle
+from relaydet.training.steps import follow, run_steps
+from relaydet.training.team import Team, choose_ranks, is_rank, joined, refuse_small_batch
 from relaydet.viewing.charts import loss_chart
 from relaydet.viewing.pictures import Picture, png
 from relaydet.viewing.progress import bar, step_bar
+
+MODULE = "relaydet.jobs.rank"
+"""What each of several processes runs."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,8 @@ def train(
     """Train until the end, until the time is over or until asked to stop.
 
     Called again, with the same run name, it goes on from the last checkpoint and ends with the same
-    weights as a run that was never interrupted.
+    weights as a run that was never interrupted. Where several GPUs are to share the work, each gets
+    a process of its own. Under torchrun, this process is one of its ranks.
 
     Args:
         config: what to train; on a resume, what is not given is taken from the run.
@@ -108,23 +122,97 @@ def train(
 
     Raises:
         LeaseHeldError: another session is training the run.
+        RankLostError: one of several processes died, or does not answer.
         RelayError: something in the configuration, the data or the store has to be mended.
     """
+    if is_rank():
+        return train_here(config, say, patient)
+    gpus = len(devices_to_use(config.device))
+    ranks, why = choose_ranks(config.gpus, config.device, gpus, config.batch_size)
+    if ranks == 1:
+        return train_here(config, say, patient)
     check_name("RUN", config.run)
+    say(f"ranks: {ranks} processes ({why})")
+    config = replace(config, store=find_store(config.store, say).location)
+    try:
+        told = launch(
+            MODULE, (config, patient), config.run, ranks, config.max_restarts, say, step_bar
+        )
+    except (RankLostError, KeyboardInterrupt) as error:
+        _tell_paused(config, str(error) or "interrupted")
+        raise
+    return msgspec.convert(told, TrainResult)
+
+
+def _tell_paused(config: TrainConfig, reason: str) -> None:
+    """Where rank 0 died, its status is still that of a run in training: mend that."""
+    store = find_store(config.store, _silent)
+    try:
+        lease = acquire(store, config.run, detect().name, say=_silent, patient=False)
+    except LeaseHeldError:
+        return  # whoever holds it tells
+    try:
+        status = RunFiles(store, config.run).status()
+        if status and status.get("state") == "running":
+            told = {**status, "state": "paused", "reason": reason}
+            Fenced(store, lease).write(f"runs/{config.run}/status.json", as_json(told))
+    finally:
+        lease.release()
+
+
+def train_here(
+    config: TrainConfig,
+    say: Callable[[str], None] = print,
+    patient: bool = True,
+    open_bar: Callable[[str, int, int], Any] = step_bar,
+    stop: StopRequest | None = None,
+) -> TrainResult:
+    """This process's part of `train`: all of it, or that of one rank.
+
+    Args:
+        config: as `train` has it.
+        say: as `train` has it; only rank 0 uses it.
+        patient: as `train` has it.
+        open_bar: opens a bar for the steps: a label, the total and the steps already done.
+        stop: may ask for a pause from elsewhere.
+    """
+    check_name("RUN", config.run)
+    stop = StopRequest() if stop is None else stop
     if config.deterministic:
         # cuBLAS reads it when CUDA is first used, and refuses deterministic mode without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    runtime = detect()
-    stop = StopRequest(find_deadline(runtime, config.max_minutes))
+    with joined(config.answer_minutes) as team:
+        refuse_small_batch(config.batch_size, team.ranks)
+        runtime = detect()
+        stop.deadline = find_deadline(runtime, config.max_minutes)
+        with stop_on_signals(stop):
+            if not team.leads:
+                return _train_along(team, config, runtime, stop)
+            result = _train(team, config, runtime, stop, say, patient, open_bar)
+    say(str(result))
+    return result
+
+
+def _train(
+    team: Team,
+    config: TrainConfig,
+    runtime: Runtime,
+    stop: StopRequest,
+    say: Callable[[str], None],
+    patient: bool,
+    open_bar: Callable[[str, int, int], Any],
+) -> TrainResult:
+    """The part of the process that holds the lease, writes and talks."""
     places = _places(config, runtime, say)
-    device = choose_device(config.device, config.precision, runtime.name)
+    device = _device(config, team, runtime)
     started = next((c for place in places if (c := _started(place, config.run, say))), None)
     config = settle(started, config, device.device.type, say)
+    refuse_small_batch(config.batch_size, team.ranks)
     saved = _dataset(places, config)
     samples = _samples(saved, config)
     finished = _finished(places[0], config, samples, say)
     if finished:
-        say(str(finished))
+        team.share_first(lambda: None)
         return finished
     # Mistakes in MODEL, WEIGHTS or IMAGE_SIZE come out here, before anything is written.
     new = None if started else build(config, saved, None)
@@ -138,25 +226,57 @@ def train(
         above=known,
         patient=patient,
     )
+    ready = _Ready(team, config, device, runtime, saved, samples, new, stop)
     try:
         # Somebody else may have come to its end between that look and the lease.
         finished = _finished(places[0], config, samples, say)
         if finished:
-            say(str(finished))
+            team.share_first(lambda: None)
             return finished
-        with stop_on_signals(stop):
-            ended, log = _train_under(
-                lease, places, config, device, runtime, saved, samples, new, stop, say
-            )
+        ended, log = _train_under(lease, places, ready, say, open_bar)
     finally:
         lease.release()
-    where = places[0].describe(f"runs/{config.run}")
-    result = TrainResult(
-        config.run, ended.state, ended.reason, ended.lost, ended.outlook, log, where
-    )
-    say(str(result))
     _tell_drive(places[0], say)
-    return result
+    where = places[0].describe(f"runs/{config.run}")
+    return _result(config, ended, log, where)
+
+
+def _train_along(
+    team: Team, asked: TrainConfig, runtime: Runtime, stop: StopRequest
+) -> TrainResult:
+    """The part of every other process: to train what the first one has found."""
+    device = _device(asked, team, runtime)
+    plan: Plan | None = team.share_first(lambda: None)
+    if plan is None:
+        outlook = look_ahead(0, 0, 0, 0.0)
+        return TrainResult(asked.run, "done", "", False, outlook, [], "")
+    config = own_config(plan, asked)
+    places = _places(config, runtime, _silent)
+    saved = _dataset(places, config)
+    samples = _samples(saved, config)
+    agree(team, saved, len(samples), device)
+    new = same_detector(plan, saved)
+    trained = restore(plan.checkpoint, new, config, device, saved, _silent, team)
+    step = plan.checkpoint.step if plan.checkpoint else 0
+    done = follow(run_steps(config, samples, trained, device, team, step, _silent), stop, team)
+    total = steps_per_epoch(len(samples), config.batch_size) * int(config.epochs or 0)
+    outlook = look_ahead(step, done or step, total, 0.0)
+    state = "done" if outlook.step == total else "paused"
+    return TrainResult(config.run, state, str(stop.reason or ""), False, outlook, [], "")
+
+
+def _device(config: TrainConfig, team: Team, runtime: Runtime) -> Device:
+    if team.ranks == 1:
+        return choose_device(config.device, config.precision, runtime.name)
+    device = choose_rank_device(config.device, config.precision, runtime.name, team.local_rank)
+    if device.device.type == "cuda":
+        torch.cuda.set_device(device.device)
+        team.use_gpus()
+    return device
+
+
+def _silent(_line: str) -> None:
+    """What rank 0 says is enough."""
 
 
 def _places(config: TrainConfig, runtime: Runtime, say: Callable[[str], None]) -> list[Store]:
@@ -214,24 +334,36 @@ def _finished(
     return TrainResult(config.run, "done", "", False, outlook, log, files.where)
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """What is decided before the lease is taken."""
+
+    team: Team
+    config: TrainConfig
+    device: Device
+    runtime: Runtime
+    saved: SavedDataset
+    samples: Samples
+    new: BuiltModel | None
+    stop: StopRequest
+
+
 def _train_under(
     lease: Lease,
     places: Sequence[Store],
-    config: TrainConfig,
-    device: Device,
-    runtime: Runtime,
-    saved: SavedDataset,
-    samples: Samples,
-    new: BuiltModel | None,
-    stop: StopRequest,
+    ready: _Ready,
     say: Callable[[str], None],
+    open_bar: Callable[[str, int, int], Any],
 ) -> tuple[Ended, list[LogLine]]:
     """Train while the lease is held."""
-    lease.when_lost = stop.ask
+    config, team, saved, device = ready.config, ready.team, ready.saved, ready.device
+    lease.when_lost = ready.stop.ask
     store = Fenced(places[0], lease)
     unsent = unsent_folder(store, config.run)
     start = find_start(store, config.run, unsent, places[1:], config, say)
-    trained = restore(start.checkpoint, new, config, device, saved, say)
+    team.share_first(lambda: plan_of(config, start.checkpoint, ready.new))
+    agree(team, saved, len(ready.samples), device)
+    trained = restore(start.checkpoint, ready.new, config, device, saved, say, team)
     step = start.checkpoint.step if start.checkpoint else 0
     token = lease.holder.token
     saver = Saver(
@@ -251,16 +383,17 @@ def _train_under(
         saver=saver,
         config=config,
         device=device,
-        runtime=runtime,
+        runtime=ready.runtime,
         dataset_sha256=saved.sha256,
-        samples=samples,
+        samples=ready.samples,
         trained=trained,
-        stop=stop,
+        stop=ready.stop,
         log=[line for line in log if line["step"] <= step],
         step=step,
         in_store=start.in_store,
-        bar=step_bar,
+        bar=open_bar,
         say=say,
+        team=team,
     )
     files.write_config(config)
     _tell(session, start, say)
@@ -273,6 +406,10 @@ def _train_under(
     return ended, session.log
 
 
+def _result(config: TrainConfig, ended: Ended, log: list[LogLine], where: str) -> TrainResult:
+    return TrainResult(config.run, ended.state, ended.reason, ended.lost, ended.outlook, log, where)
+
+
 def _keep(store: Store, config: TrainConfig) -> Keep:
     best = RunFiles(store, config.run).best()
     return Keep(config.keep_last, best.step if best else None, 1e9 * config.keep_gigabytes)
@@ -283,6 +420,12 @@ def _tell(session: Session, start: Start, say: Callable[[str], None]) -> None:
     say(f"device: {session.device.name} ({session.device.reason})")
     if session.device.warning:
         say(f"WARNING: {session.device.warning}; {session.device.remedy}")
+    if session.team.ranks > 1:
+        most = share_of(config.batch_size, 0, session.team.ranks).most
+        say(
+            f"ranks: {session.team.ranks} on {session.team.nodes} machines, each with up to"
+            f" {most} of a batch's {config.batch_size} images"
+        )
     say(f"runtime: {session.runtime.name} ({session.runtime.reason})")
     say(str(session.trained.built))
     if start.checkpoint:

@@ -96,6 +96,36 @@ def devices_to_share(device: Device, asked: str) -> list[torch.device]:
     return [torch.device("cuda", number) for number in usable(gpu_facts())]
 
 
+def devices_to_use(asked: str) -> list[int]:
+    """Numbers of the GPUs that torch can drive, where DEVICE asks for no other device."""
+    return usable(gpu_facts()) if asked in ("auto", "cuda") else []
+
+
+def choose_rank_device(asked: str, precision: str, runtime: str, local_rank: int) -> Device:
+    """The device of one of several processes on this machine, each with a GPU of its own.
+
+    Args:
+        asked: auto, cpu or cuda.
+        precision: as `choose_device` takes it.
+        runtime: name of the runtime.
+        local_rank: number of the process on this machine.
+
+    Raises:
+        RelayError: there are more processes than GPUs that can be used, or as `choose_device`.
+    """
+    if asked == "cpu" or (asked == "auto" and not gpu_facts().gpus):
+        return choose_device("cpu", precision, runtime)
+    if asked not in ("auto", "cuda"):
+        raise RelayError(f"DEVICE {asked}: is one device, and there are several ranks; take auto.")
+    numbers = usable(gpu_facts())
+    if local_rank >= len(numbers):
+        raise RelayError(
+            f"Rank {local_rank} of this machine has no GPU: {len(numbers)} can be used; start as"
+            " many ranks, or set DEVICE to cpu."
+        )
+    return choose_device(f"cuda:{numbers[local_rank]}", precision, runtime)
+
+
 def _auto(precision: str, runtime: str) -> Device:
     facts = gpu_facts()
     if facts.gpus:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +18,22 @@ from torchvision.models.detection import FasterRCNN
 
 from relaydet.compat import grad_scaler
 from relaydet.data.loader import Sample
-from relaydet.errors import RelayError
+from relaydet.data.order import Share
+from relaydet.errors import RankLostError, RelayError
 from relaydet.model import Recipe
 from relaydet.runtime.device import Device
-from relaydet.training.micro_batch import MicroBatch, norm_buffers, without_trace
+from relaydet.training.micro_batch import (
+    MicroBatch,
+    norm_buffers,
+    put_back,
+    unless_memory_runs_out,
+)
 from relaydet.training.sampling import Position
 from relaydet.training.schedule import Schedule, learning_rate
+from relaydet.training.team import ALONE, Team
+
+LOSSES = ("classifier", "box_reg", "objectness", "rpn_box_reg")
+"""Of torchvision's detector, whose names have loss_ before them."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Step:
     """Each of the detector's four losses."""
     lr: float
     images: int
-    """Images in the batch."""
+    """Images in the whole batch."""
     seconds: float
     """Time for everything, waiting for data included."""
     data_seconds: float
@@ -74,11 +84,15 @@ class Learner:
     """Where to compute, and in which precision."""
     scaler: Any = None
     """Of `build_scaler`. A step that it skips, since gradients overflowed, counts as one."""
+    team: Team = ALONE
+    """The ranks that share each batch."""
+    even_passes: bool = False
+    """Whether all ranks do as many forward passes, as norms need that look at all of them."""
 
 
 def train_steps(
     learner: Learner,
-    batches: Iterator[list[Sample]],
+    batches: Iterable[tuple[Share, list[Sample]]],
     schedule: Schedule,
     first_step: int,
     micro_batch: MicroBatch,
@@ -90,7 +104,7 @@ def train_steps(
 
     Args:
         learner: the model and what trains it.
-        batches: one list of samples for each optimizer step.
+        batches: for each optimizer step, this rank's share of it and the samples.
         schedule: the learning rate.
         first_step: optimizer steps already done.
         micro_batch: images per forward pass; gradients accumulate over the batch. Halved where
@@ -98,17 +112,18 @@ def train_steps(
         say: takes a sentence where memory ran out.
 
     Raises:
+        RankLostError: another rank was lost; the step is not taken.
         RelayError: a loss is not finite, or one image does not fit into the memory; the step is not
             taken.
     """
     norms = norm_buffers(learner.model)
     started = time.perf_counter()
-    for step, batch in enumerate(batches, start=first_step):
+    for step, (share, batch) in enumerate(batches, start=first_step):
         arrived = time.perf_counter()
         lr = learning_rate(schedule, step)
         for group in learner.optimizer.param_groups:
             group["lr"] = lr
-        losses = _gradients(learner, batch, step, micro_batch, norms, say)
+        losses = _gradients(learner, share, batch, step, micro_batch, norms, say)
         _require_finite(losses, step, lr)
         _update(learner)
         done = time.perf_counter()
@@ -117,7 +132,7 @@ def train_steps(
             loss=sum(losses.values()),
             losses=losses,
             lr=lr,
-            images=len(batch),
+            images=share.batch,
             seconds=done - started,
             data_seconds=arrived - started,
         )
@@ -126,42 +141,66 @@ def train_steps(
 
 def _gradients(
     learner: Learner,
+    share: Share,
     batch: Sequence[Sample],
     step: int,
     micro_batch: MicroBatch,
     norms: Sequence[torch.Tensor],
     say: Callable[[str], None],
 ) -> dict[str, float]:
-    """The losses of a batch, whose gradients are then there: in smaller parts until they fit."""
-    while True:
-        attempt = partial(_accumulate, learner, batch, step, micro_batch.size)
-        losses = without_trace(attempt, norms, learner.device.device)
-        if losses is not None:
-            return losses
-        learner.optimizer.zero_grad(set_to_none=True)
-        _halve(micro_batch, len(batch), step, say)
+    """The losses of a batch, whose gradients are then there: in smaller parts until they fit.
+
+    All ranks take smaller parts when one has to: they go on step by step together.
+    """
+    kept = [buffer.clone() for buffer in norms]
+    learner.position.begin([image_CHW for image_CHW, _ in batch], learner.team)
+    try:
+        while True:
+            attempt = partial(_accumulate, learner, share, batch, step, micro_batch.size)
+            mine = unless_memory_runs_out(attempt, learner.device.device)
+            losses = _summed(learner.team, mine)
+            if losses is not None:
+                learner.team.sum_gradients(_parameters(learner.optimizer))
+                return losses
+            put_back(norms, kept)
+            learner.optimizer.zero_grad(set_to_none=True)
+            _halve(micro_batch, share, step, say)
+    except RankLostError:
+        put_back(norms, kept)  # the step is not taken, and a checkpoint may be
+        raise
+
+
+def _summed(team: Team, mine: dict[str, float] | None) -> dict[str, float] | None:
+    """The losses over all ranks; None where the memory of one ran out."""
+    given = mine or dict.fromkeys(LOSSES, 0.0)
+    failed, *totals = team.total([float(mine is None), *(given[name] for name in LOSSES)])
+    return None if failed else dict(zip(LOSSES, totals, strict=True))
 
 
 def _accumulate(
-    learner: Learner, batch: Sequence[Sample], step: int, micro_batch: int
+    learner: Learner, share: Share, batch: Sequence[Sample], step: int, micro_batch: int
 ) -> dict[str, float]:
     """Forward and backward over the batch, part by part; every image weighs the same."""
     device = learner.device.device
-    totals: dict[str, torch.Tensor] = {}
-    learner.position.begin([image_CHW for image_CHW, _ in batch])
-    for first in range(0, len(batch), micro_batch):
-        part = batch[first : first + micro_batch]
-        weight = len(part) / len(batch)
-        learner.position.enter(step, first)
-        images = [to_device(image_CHW, device) for image_CHW, _ in part]
-        targets = [{k: v.to(device) for k, v in target.items()} for _, target in part]
+    totals = torch.zeros(len(LOSSES), device=device)
+    for first in range(0, share.most if learner.even_passes else share.count, micro_batch):
+        part = batch[first : min(first + micro_batch, share.count)]
+        weight = len(part) / share.batch
+        learner.position.enter(step, share.first + first)
+        shown = part or batch[-1:]
+        images = [to_device(image_CHW, device) for image_CHW, _ in shown]
+        targets = [{k: v.to(device) for k, v in target.items()} for _, target in shown]
         with autocast(learner.device):
-            losses = {n: loss * weight for n, loss in learner.model(images, targets).items()}
-        total = torch.stack(list(losses.values())).sum()
+            losses = learner.model(images, targets)
+        each = torch.stack([losses[f"loss_{name}"] * weight for name in LOSSES])
+        total = each.sum()
         (total if learner.scaler is None else learner.scaler.scale(total)).backward()
-        for name, loss in losses.items():
-            totals[name] = totals.get(name, torch.zeros_like(loss)) + loss.detach()
-    return {name.removeprefix("loss_"): float(total) for name, total in totals.items()}
+        totals += each.detach()
+    return dict(zip(LOSSES, totals.tolist(), strict=True))
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _update(learner: Learner) -> None:
@@ -180,17 +219,18 @@ def autocast(device: Device) -> AbstractContextManager:
     return torch.autocast(device.device.type, dtype=device.dtype)
 
 
-def _halve(micro_batch: MicroBatch, images: int, step: int, say: Callable[[str], None]) -> None:
-    size = min(micro_batch.size, images)
+def _halve(micro_batch: MicroBatch, share: Share, step: int, say: Callable[[str], None]) -> None:
+    size = min(micro_batch.size, share.most)
     if size == 1:
         raise RelayError(
             f"Step {step}: the device's memory is too small for one image; lower IMAGE_SIZE, or"
             " take a smaller MODEL."
         )
-    micro_batch.halve(images)
+    micro_batch.halve(share.most)
     say(
         f"step {step}: {size} images at once did not fit into the memory; this batch again, and"
-        f" from here on, {micro_batch.size} at a time (the optimizer's batch stays {images})"
+        f" from here on, {micro_batch.size} at a time (the optimizer's batch stays"
+        f" {share.batch})"
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -20,6 +20,8 @@ from torchvision.models.detection import FasterRCNN
 from relaydet.errors import RelayError
 from relaydet.runtime.device import Device
 from relaydet.runtime.memory import give_back, is_out_of_memory
+
+T = TypeVar("T")
 
 SHARE = 0.9
 """Of the free memory, what is counted on: allocators leave gaps, and scenes with many boxes take
@@ -127,18 +129,14 @@ def norm_buffers(model: nn.Module) -> list[torch.Tensor]:
     return [buffer for norm in norms if norm.training for buffer in norm.buffers()]
 
 
-def without_trace(
-    attempt: Callable[[], Any], buffers: Sequence[torch.Tensor], device: torch.device
-) -> Any:
-    """What the attempt returns; None, with the buffers as before, where memory ran out."""
-    kept = [buffer.clone() for buffer in buffers]
+def unless_memory_runs_out(attempt: Callable[[], T], device: torch.device) -> T | None:
+    """What the attempt returns; None where memory ran out."""
     try:
         return attempt()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
     # Not in the except block: the error's frames hold the tensors that are to be freed.
-    put_back(buffers, kept)
     give_back(device)
     return None
 
@@ -193,7 +191,7 @@ def _peak(
         torch.stack(list(losses.values())).sum().backward()
         return torch.cuda.max_memory_allocated(device)
 
-    return without_trace(attempt, [], device)
+    return unless_memory_runs_out(attempt, device)
 
 
 def _free_memory(device: torch.device) -> int:

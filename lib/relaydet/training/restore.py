@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from relaydet.config import TrainConfig
+from relaydet.data.order import share_of
 from relaydet.data.saved import SavedDataset
 from relaydet.errors import RelayError
 from relaydet.model import BuiltModel, build_model, recipe_of
 from relaydet.runtime.device import Device
 from relaydet.training.checkpoint import Checkpoint
 from relaydet.training.loop import autocast, build_optimizer, build_scaler
-from relaydet.training.micro_batch import MicroBatch, choose_micro_batch, probe_memory
+from relaydet.training.micro_batch import (
+    MicroBatch,
+    choose_micro_batch,
+    norm_buffers,
+    probe_memory,
+)
+from relaydet.training.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ def restore(
     device: Device,
     saved: SavedDataset,
     say: Callable[[str], None],
+    team: Team = ALONE,
 ) -> Restored:
     """The detector and its optimizer as they were at a checkpoint, or new.
 
@@ -47,12 +55,16 @@ def restore(
         device: where to.
         saved: the dataset, which must be the one that the checkpoint was trained on.
         say: takes what differs from the session before and reaches the weights.
+        team: the ranks that do the same beside this one.
 
     Raises:
-        RelayError: the checkpoint is of another dataset or another model.
+        RelayError: the checkpoint is of another dataset or another model, or SYNC_BATCH_NORM cannot
+            be had.
     """
     torch.use_deterministic_algorithms(config.deterministic)
     built = new if new and not checkpoint else build(config, saved, checkpoint)
+    if config.sync_batch_norm:
+        built = _synchronised(built, device, team, say)
     built.model.to(device.device)
     if device.channels_last:
         built.model.to(memory_format=torch.channels_last)
@@ -70,9 +82,9 @@ def restore(
                 f"{checkpoint.where}: is of another model than MODEL {config.model!r}"
                 f" ({str(error).splitlines()[0]}); choose another RUN, or remove that file."
             ) from error
-    micro_batch = _micro_batch(checkpoint, config, device, built, optimizer, say)
+    micro_batch = _micro_batch(checkpoint, config, device, built, optimizer, say, team)
     if checkpoint:
-        _tell_changes(checkpoint, micro_batch.size, device, built, say)
+        _tell_changes(checkpoint, micro_batch.size, device, built, say, team)
     return Restored(built, optimizer, scaler, micro_batch)
 
 
@@ -83,20 +95,39 @@ def _micro_batch(
     built: BuiltModel,
     optimizer: torch.optim.Optimizer,
     say: Callable[[str], None],
+    team: Team,
 ) -> MicroBatch:
     manifest = checkpoint.manifest if checkpoint else {}
     cuda = device.device.type == "cuda"
-    same = cuda and manifest.get("device") == device.name
-    before = manifest.get("micro_batch") if same else None
-    probe = partial(
-        probe_memory, built.model, optimizer, device, config.batch_size, partial(autocast, device)
-    )
-    size, why = choose_micro_batch(
-        config.micro_batch, config.batch_size, before, probe if cuda else None
-    )
+    same = (manifest.get("device"), manifest.get("ranks", 1)) == (device.name, team.ranks)
+    before = manifest.get("micro_batch") if cuda and same else None
+    most = share_of(config.batch_size, 0, team.ranks).most
+    probe = partial(probe_memory, built.model, optimizer, device, most, partial(autocast, device))
+    size, why = choose_micro_batch(config.micro_batch, most, before, probe if cuda else None)
+    sizes = team.gather(size)
+    if min(sizes) < max(sizes):
+        size, why = min(sizes), f"of {sizes} on the ranks, the smallest"
     if why:
-        say(f"micro-batch: {size} of {config.batch_size} images ({why})")
+        say(f"micro-batch: {size} of {most} images ({why})")
     return MicroBatch(size)
+
+
+def _synchronised(
+    built: BuiltModel, device: Device, team: Team, say: Callable[[str], None]
+) -> BuiltModel:
+    """With batch norms that see all ranks' images (torch has them for GPUs alone)."""
+    if not norm_buffers(built.model):
+        say("SYNC_BATCH_NORM: nothing to do, this model's batch norms do not train")
+        return built
+    if device.device.type != "cuda":
+        raise RelayError(
+            f"SYNC_BATCH_NORM: torch has it for GPUs alone, and this is {device.name}; set it to"
+            " False."
+        )
+    if team.ranks == 1:
+        return built
+    convert = torch.nn.SyncBatchNorm.convert_sync_batchnorm
+    return replace(built, model=convert(built.model, process_group=team.gradients))
 
 
 def build(config: TrainConfig, saved: SavedDataset, checkpoint: Checkpoint | None) -> BuiltModel:
@@ -119,6 +150,7 @@ def _tell_changes(
     device: Device,
     built: BuiltModel,
     say: Callable[[str], None],
+    team: Team,
 ) -> None:
     """Name what is free to differ from the session before and yet reaches the weights."""
     before = checkpoint.manifest
@@ -126,9 +158,10 @@ def _tell_changes(
         "precision": str(device.dtype).removeprefix("torch."),
         "device": device.name,
         "threads": torch.get_num_threads(),
+        "ranks": team.ranks,
     }
     for fact, value in now.items():
-        was = before.get(fact, value)
+        was = before.get(fact, 1 if fact == "ranks" else value)
         if was != value and (fact != "threads" or device.device.type == "cpu"):
             say(
                 f"{fact}: {was} until now, {value} from here on; the samples stay the same, the"

@@ -21,6 +21,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from relaydet.randomness import keyed_seed
+from relaydet.training.team import ALONE, Team
 
 _RPN, _ROI_HEADS, _LAYERS = 4, 5, 6
 
@@ -35,14 +36,21 @@ class Position:
     transform: GeneralizedRCNNTransform | None = None
     """The detector's; None pads each forward pass by itself."""
     shapes: list[list[int]] = field(default_factory=list)
-    """[C, H, W] of the images of the whole optimizer batch, as they are resized."""
+    """[C, H, W] that every image of the optimizer batch is padded to, as they are resized."""
 
-    def begin(self, images: Sequence[torch.Tensor]) -> None:
-        """Look at all images [C, H, W] of an optimizer batch, before the first forward pass."""
+    def begin(self, images: Sequence[torch.Tensor], team: Team = ALONE) -> None:
+        """Look at all images [C, H, W] of an optimizer batch, before the first forward pass.
+
+        Args:
+            images: those of this rank.
+            team: has the others.
+        """
         if self.transform is not None:
             # On the meta device torchvision's own code works out the sizes, and no pixel.
             blanks = [torch.empty(image.shape, device="meta") for image in images]
-            self.shapes = [list(self.transform.resize(blank)[0].shape) for blank in blanks]
+            shapes = [list(self.transform.resize(blank)[0].shape) for blank in blanks]
+            mine = [max(sides) for sides in zip(*shapes, strict=True)]
+            self.shapes = [[int(side) for side in team.largest(mine)]]
 
     def enter(self, step: int, first_image: int) -> None:
         """Move to a micro-batch; layers with randomness of their own (dropout) are keyed too."""

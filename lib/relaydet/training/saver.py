@@ -22,6 +22,8 @@ FIRST_WAIT_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 60.0
 LEAST_PATIENCE_SECONDS = 120.0
 """How long training waits at least for a checkpoint that is on its way."""
+MOST_PATIENCE_SECONDS = 300.0
+"""And at most: other ranks wait as well, and count one that does not answer as lost."""
 
 
 class Saver:
@@ -138,7 +140,7 @@ class Saver:
 
     def _wait_while_on_its_way(self) -> None:
         """Not for ever: a mount may block without an error, and a deadline does not wait."""
-        patience = max(LEAST_PATIENCE_SECONDS, 5 * self.carry_seconds)
+        patience = min(max(LEAST_PATIENCE_SECONDS, 5 * self.carry_seconds), MOST_PATIENCE_SECONDS)
         with self._changed:
             self._changed.wait_for(
                 lambda: not (self._waiting or self._busy) or self.trouble or self._ended(), patience

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 
 from relaydet.config import TrainConfig
-from relaydet.data.loader import Samples, training_batches
-from relaydet.data.order import BatchPlan, steps_per_epoch
-from relaydet.errors import DataError, LeaseLostError, RelayError, StoreError
-from relaydet.model import recipe_of
+from relaydet.data.loader import Samples
+from relaydet.data.order import steps_per_epoch
+from relaydet.errors import DataError, LeaseLostError, RankLostError, RelayError, StoreError
 from relaydet.runtime.detect import Runtime
 from relaydet.runtime.device import Device
 from relaydet.runtime.memory import is_out_of_memory
@@ -21,13 +20,13 @@ from relaydet.runtime.stop import StopRequest
 from relaydet.training.export import export_model
 from relaydet.training.interval import SHORTEST_SECONDS, choose_interval
 from relaydet.training.log import LOG_EVERY, log_line
-from relaydet.training.loop import Learner, Step, train_steps
+from relaydet.training.loop import Step
 from relaydet.training.outlook import Outlook, duration, look_ahead
 from relaydet.training.restore import Restored
 from relaydet.training.run_files import LogLine, RunFiles
-from relaydet.training.sampling import key_samplers
 from relaydet.training.saver import Saver
-from relaydet.training.schedule import Schedule
+from relaydet.training.steps import run_steps
+from relaydet.training.team import Team
 
 LOG_SECONDS = 60.0
 FINISH_SECONDS = 600.0
@@ -73,6 +72,7 @@ class Session:
     bar: Callable[[str, int, int], Any]
     """Opens a bar for the steps: a label, the total and the steps already done."""
     say: Callable[[str], None]
+    team: Team
 
     def __post_init__(self) -> None:
         self.first_step = self.step
@@ -113,6 +113,11 @@ class Session:
             self._tell_state("paused", "interrupted; what came after the last checkpoint is lost")
             self.saver.finish(INTERRUPTED_SECONDS)
             raise
+        except RankLostError as error:
+            self._save()  # the step that it was lost in was not taken
+            self._tell_state("paused", str(error))
+            self.saver.finish(LEAST_FINISH_SECONDS)
+            raise
         except DataError as error:
             self._save()  # nothing was computed from the batch that cannot be read
             self._fail(str(error))
@@ -137,7 +142,12 @@ class Session:
                 bar.update()
                 window.append(done)
                 self._reserve(done.seconds)
-                must_save = self._must_save()
+                if self.saver.lost:
+                    self.stop.ask(self.saver.lost)
+                why = self.team.why_stop(self.stop.reason if self.stop else None)
+                if why:
+                    self.stop.ask(why)
+                must_save = self._must_save() or bool(why)
                 if self.step % LOG_EVERY == 0 or must_save:
                     self.log.append(log_line(window, self.epoch_steps))
                     bar.set_postfix(loss=f"{self.log[-1]['loss']:.3f}", refresh=False)
@@ -146,48 +156,25 @@ class Session:
                     self._save()
                 elif time.monotonic() - self.logged_at >= LOG_SECONDS:
                     self._tell_state("running")
-                if self.saver.lost:
-                    self.stop.ask(self.saver.lost)
-                if self.stop:
+                if why:
                     break
 
     def _steps(self) -> Iterator[Step]:
-        config, recipe = self.config, recipe_of(self.config.model)
-        plan = BatchPlan(
-            config.seed, self.samples.groups_M(), config.batch_size, self.step, self.total_steps
-        )
-        schedule = Schedule(
-            kind=recipe.schedule,
-            peak=float(config.learning_rate or 0),
-            total_steps=self.total_steps,
-            warmup_steps=min(recipe.warmup_steps, self.epoch_steps),
-            milestones=recipe.milestones,
-            gamma=recipe.gamma,
-        )
-        learner = Learner(
-            model=self.trained.built.model,
-            optimizer=self.trained.optimizer,
-            position=key_samplers(self.trained.built.model, config.seed),
-            device=self.device,
-            scaler=self.trained.scaler,
-        )
-        batches = training_batches(
-            self.samples, plan, recipe.augmentation, _workers(config, self.device)
-        )
-        return train_steps(
-            learner=learner,
-            batches=batches,
-            schedule=schedule,
-            first_step=self.step,
-            micro_batch=self.trained.micro_batch,
-            say=self.say,
+        return run_steps(
+            self.config,
+            self.samples,
+            self.trained,
+            self.device,
+            self.team,
+            self.step,
+            self.say,
         )
 
     def _must_save(self) -> bool:
         if not self.interval_chosen and self.saver.published is not None:
             self._choose_interval()
         due = time.monotonic() - self.saved_at >= self.interval
-        return due or self.step % self.epoch_steps == 0 or bool(self.stop)
+        return due or self.step % self.epoch_steps == 0
 
     def _choose_interval(self) -> None:
         self.interval, reason = choose_interval(
@@ -224,6 +211,7 @@ class Session:
             "torch": str(torch.__version__),
             "device": self.device.name,
             "threads": torch.get_num_threads(),
+            "ranks": self.team.ranks,
         }
 
     def _tell_state(self, state: str, reason: str = "") -> None:
@@ -284,10 +272,3 @@ class Session:
             return FINISH_SECONDS
         left = self.stop.deadline.at - time.monotonic()
         return min(FINISH_SECONDS, max(left, LEAST_FINISH_SECONDS))
-
-
-def _workers(config: TrainConfig, device: Device) -> int:
-    """On a CPU the cores are needed for training; a GPU wants to be fed."""
-    if config.workers is not None:
-        return config.workers
-    return 1 if device.device.type == "cpu" else 2

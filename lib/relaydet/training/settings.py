@@ -22,8 +22,11 @@ _FREE_FIELDS = frozenset(
         "resume_from",
         "keep_last",
         "keep_gigabytes",
+        "answer_minutes",
         "max_minutes",
         "checkpoint_minutes",
+        "gpus",
+        "max_restarts",
         "micro_batch",
         "workers",
         "device",
@@ -38,6 +41,7 @@ _ABOVE_ZERO = (
     "image_size",
     "micro_batch",
     "keep_gigabytes",
+    "answer_minutes",
 )
 _ZERO_OR_MORE = ("workers", "max_minutes", "checkpoint_minutes")
 

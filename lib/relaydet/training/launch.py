@@ -1,0 +1,185 @@
+"""Several ranks on this machine: torchrun in a process of its own, shown and stopped from here.
+
+Not forked: a notebook that has touched CUDA cannot be.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from relaydet import errors
+from relaydet.errors import RankLostError, RelayError
+from relaydet.runtime.stop import StopRequest, stop_on_signals
+from relaydet.storage.cache import cache_root
+from relaydet.training.channel import Channel
+
+LOOK_SECONDS = 0.1
+KILL_SECONDS = 10.0
+"""How long torchrun may take to end when its ranks have been told to."""
+_TAIL = 2_000
+
+
+def launch(
+    module: str,
+    config: Any,
+    name: str,
+    ranks: int,
+    max_restarts: int,
+    say: Callable[[str], None],
+    open_bar: Callable[[str, int, int], Any],
+) -> dict[str, Any]:
+    """Run a module in so many processes; what rank 0 says and shows comes out here.
+
+    Ctrl-C, a notebook's stop button and SIGTERM ask the ranks to save and pause; a second Ctrl-C
+    ends them at once. Should this process be killed, they save and pause as well.
+
+    Args:
+        module: takes the channel's folder as its argument (see `relaydet.jobs.rank`).
+        config: what it finds in the channel's config.json.
+        name: of the run, for the folder.
+        ranks: how many.
+        max_restarts: how often all start again where one died.
+        say: takes a line.
+        open_bar: opens a bar: a label, the total and what is done already.
+
+    Returns:
+        What rank 0 told as its result.
+
+    Raises:
+        RelayError: a rank failed, named if it is not the first.
+    """
+    channel = Channel(_fresh_folder(name))
+    channel.config.write_bytes(msgspec.json.encode(config))
+    shown = _Shown(say, open_bar)
+    stop = StopRequest()
+    with channel.log.open("wb") as log, stop_on_signals(stop):
+        process = subprocess.Popen(
+            _command(module, channel.folder, ranks, max_restarts),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(ranks, os.environ),
+            start_new_session=True,  # a terminal's Ctrl-C is for this process alone
+        )
+        try:
+            _attend(process, channel, shown, stop)
+        finally:
+            shown.close()
+            _end(process, channel)
+    if shown.result is None:
+        raise shown.failure(channel, process.returncode)
+    shutil.rmtree(channel.folder, ignore_errors=True)
+    return shown.result
+
+
+def _attend(process: subprocess.Popen, channel: Channel, shown: _Shown, stop: StopRequest) -> None:
+    asked = False
+    while process.poll() is None:
+        if stop and not asked:
+            channel.ask_to_stop(str(stop.reason))
+            asked = True
+        for event in channel.news():
+            shown.take(event)
+        time.sleep(LOOK_SECONDS)
+    for event in channel.news():
+        shown.take(event)
+
+
+class _Shown:
+    """What has come through a channel so far."""
+
+    def __init__(
+        self, say: Callable[[str], None], open_bar: Callable[[str, int, int], Any]
+    ) -> None:
+        self.result: dict[str, Any] | None = None
+        self._say, self._open_bar = say, open_bar
+        self._bar: Any = None
+        self._failures: list[dict[str, Any]] = []
+        self._ended: list[dict[str, Any]] = []
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Show it, or keep it."""
+        if "say" in event:
+            self._say(event["say"])
+        if "bar" in event:
+            self.close()
+            self._bar = self._open_bar(*event["bar"])
+        if "at" in event and self._bar is not None:
+            self._bar.update(event["at"] - self._bar.n)
+            self._bar.set_postfix(event["postfix"], refresh=False)
+        if "close" in event:
+            self.close()
+        if "result" in event:
+            self.result = event["result"]
+        if "failure" in event:
+            self._failures.append(event["failure"])
+        if "ended" in event:
+            self._ended.append(event["ended"])
+
+    def close(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def failure(self, channel: Channel, code: int) -> RelayError:
+        """What all that came to: the first rank that failed by itself, else the one that died."""
+        output = f"all that the ranks printed is in {channel.log}"
+        told = [f for f in self._failures if f["kind"] != RankLostError.__name__]
+        dead = [e for e in self._ended if e["how"].startswith("SIG") and e["how"] != "SIGTERM"]
+        if told:
+            kind = getattr(errors, told[0]["kind"], None)
+            rank = f"Rank {told[0]['rank']}: " if told[0]["rank"] or kind is None else ""
+            if kind is not None:
+                return kind(f"{rank}{told[0]['message']}")
+            return RelayError(f"{rank}{told[0]['kind']}: {told[0]['message']}; {output}.")
+        if dead:
+            what = "the last checkpoint is kept; run again to go on"
+            return RankLostError(
+                f"Rank {dead[0]['rank']} died of {dead[0]['how']}; {what}; {output}."
+            )
+        if self._failures:
+            return RankLostError(f"{self._failures[0]['message']}; run again to go on; {output}.")
+        tail = channel.log.read_text(errors="replace")[-_TAIL:].strip()
+        return RelayError(f"The ranks ended with code {code} and said no more than: {tail}")
+
+
+def _fresh_folder(name: str) -> Path:
+    folder = cache_root() / "ranks" / f"{name}-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _command(module: str, folder: Path, ranks: int, max_restarts: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "relaydet.training.agent", str(folder)),
+        *("--standalone", "--nnodes", "1", "--nproc-per-node", str(ranks)),
+        *("--max-restarts", str(max_restarts), "-m", module, str(folder)),
+    ]
+
+
+def _environment(ranks: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """The cores shared among the ranks: torchrun by itself gives each one."""
+    threads = str(max(1, (os.cpu_count() or 1) // ranks))
+    return {"OMP_NUM_THREADS": threads, **environment}
+
+
+def _end(process: subprocess.Popen, channel: Channel) -> None:
+    """Nothing of it is left afterwards."""
+    if process.poll() is None:
+        channel.end_now()
+        try:
+            process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

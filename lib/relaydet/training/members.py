@@ -1,0 +1,108 @@
+"""What the ranks of a team must have in common, and what the first one gives the others."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import relaydet
+from relaydet.config import TrainConfig
+from relaydet.data.saved import SavedDataset
+from relaydet.errors import RelayError
+from relaydet.model import BuiltModel, build_model
+from relaydet.runtime.device import Device
+from relaydet.training.checkpoint import Checkpoint
+from relaydet.training.team import Team
+
+_OWN_FIELDS = ("store", "images", "workers", "device", "max_minutes")
+"""What each rank was told itself: machines are not alike."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What rank 0 has found in the store and decided."""
+
+    config: TrainConfig
+    """With everything decided."""
+    checkpoint: Checkpoint | None
+    """What to go on from; None for a new run."""
+    weights: dict[str, Any] | None
+    """State dict of the new detector; None where there is a checkpoint."""
+    frozen: bool
+    """Whether that one's batch norms and first stages do not train."""
+
+
+def plan_of(config: TrainConfig, checkpoint: Checkpoint | None, new: BuiltModel | None) -> Plan:
+    """What the others need, of a run that starts from a checkpoint or with a new detector."""
+    if checkpoint is None and new is not None:
+        return Plan(config, None, new.model.state_dict(), new.frozen)
+    return Plan(config, checkpoint, None, False)
+
+
+def own_config(plan: Plan, asked: TrainConfig) -> TrainConfig:
+    """The run's configuration with what this machine was told for itself."""
+    return replace(plan.config, **{name: getattr(asked, name) for name in _OWN_FIELDS})
+
+
+def same_detector(plan: Plan, saved: SavedDataset) -> BuiltModel | None:
+    """Rank 0's new detector; None where the run goes on from a checkpoint."""
+    if plan.weights is None:
+        return None
+    config, categories = plan.config, [category.name for category in saved.dataset.categories]
+    built = build_model(config.model, categories, "none", config.image_size, frozen=plan.frozen)
+    built.model.load_state_dict(plan.weights)
+    return built
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What must be the same on all ranks."""
+
+    relaydet: str
+    dataset: str
+    images: int
+    precision: str
+    device: str
+
+
+def agree(team: Team, saved: SavedDataset, images: int, device: Device) -> None:
+    """Make sure that all ranks train the same thing.
+
+    Args:
+        team: the ranks.
+        saved: the dataset as this rank sees it.
+        images: how many of its images are trained on.
+        device: where this rank computes.
+
+    Raises:
+        RelayError: a rank has another version, dataset, precision or kind of device.
+    """
+    precision = str(device.dtype).removeprefix("torch.")
+    mine = Facts(relaydet.__version__, saved.sha256, images, precision, device.device.type)
+    told = team.gather((platform.node(), mine))
+    (_, first), *others = told
+    for rank, (host, facts) in enumerate(others, start=1):
+        for name in (field.name for field in fields(Facts)):
+            ours, theirs = getattr(first, name), getattr(facts, name)
+            if ours != theirs:
+                raise RelayError(
+                    f"Rank {rank} on {host} differs in {_SAID[name]}: {theirs} instead of {ours};"
+                    f" {_REMEDIES[name]}."
+                )
+
+
+_SAID = {
+    "relaydet": "the version of relaydet",
+    "dataset": "the dataset (SHA-256)",
+    "images": "the number of images",
+    "precision": "the precision",
+    "device": "the kind of device",
+}
+_REMEDIES = {
+    "relaydet": "install the same on all machines",
+    "dataset": "give all machines one STORE, or the same merged dataset",
+    "images": "give all the same INCLUDE",
+    "precision": "set PRECISION to one that all have, such as float32",
+    "device": "start ranks on machines that are alike",
+}

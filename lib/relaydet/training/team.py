@@ -1,0 +1,347 @@
+"""The ranks that train one run together: what they tell each other, and the sum of their gradients.
+
+A rank is a process with a device of its own; torchrun starts them, torch.distributed carries what
+they say. Each holds the whole model and works on its share of every optimizer batch. A single
+process is a team of one, in which nothing has to be said.
+
+Gradients are summed after the backward pass, not during it as DistributedDataParallel does: so all
+ranks know that nobody's memory ran out before any sum is begun, and can do the same step again.
+What that costs is in benchmarks/scaling.md.
+
+Words go over gloo, on the CPU; gradients over NCCL where the devices are GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from relaydet.errors import RankLostError, RelayError
+
+T = TypeVar("T")
+
+JOIN_SECONDS = 600.0
+"""How long ranks wait until all have come."""
+PREPARE_SECONDS = 3600.0
+"""How long they wait for one that fetches images, or waits for a lease."""
+BUCKET_BYTES = 25 * 2**20
+"""Gradients are summed in pieces of about so much, as DistributedDataParallel does."""
+_LOOK_SECONDS = 0.05
+_REASON_SECONDS = 3.0
+"""How long a lost rank's own words are waited for."""
+_FAILED, _STOPPED = "failed", "stopped"
+
+
+@dataclass(eq=False)
+class Team:
+    """This rank and its connections to the others."""
+
+    rank: int = 0
+    ranks: int = 1
+    local_rank: int = 0
+    """Its number on this machine."""
+    nodes: int = 1
+    """How many machines they are on."""
+    store: Any = None
+    """Where ranks leave notes; outlives each of them under torchrun."""
+    words: Any = None
+    """Process group for a step's words; the default group is for the preparation's."""
+    gradients: Any = None
+    """Process group for gradients."""
+    answer: timedelta = timedelta(minutes=10)
+    """How long a rank may take to answer in a step."""
+    said: int = field(default=0, init=False)
+    """How often this rank has said something in a step."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that holds the lease, writes and talks."""
+        return self.rank == 0
+
+    def use_gpus(self) -> None:
+        """Send gradients from GPU to GPU; every rank has set its CUDA device before."""
+        with self._speaking():
+            self.gradients = dist.new_group(backend="nccl", timeout=self.answer)
+
+    def share_first(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every rank.
+
+        Raises:
+            RankLostError: rank 0 failed, or did not answer within PREPARE_SECONDS.
+        """
+        if self.ranks == 1:
+            return make()
+        told = [make() if self.leads else None]
+        with self._speaking():
+            dist.broadcast_object_list(told, src=0)
+        return told[0]  # type: ignore[return-value]
+
+    def gather(self, mine: T) -> list[T]:
+        """What each rank has, by rank; raises RankLostError as `share_first` does."""
+        if self.ranks == 1:
+            return [mine]
+        told: list[Any] = [None] * self.ranks
+        with self._speaking():
+            dist.all_gather_object(told, mine)
+        return told
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so; raises RankLostError."""
+        return (self.ranks > 1 and self.largest([float(flag)])[0] > 0) or flag
+
+    def why_stop(self, reason: str | None) -> str | None:
+        """Why to stop, where any rank has a reason; None where none has. Raises RankLostError.
+
+        Args:
+            reason: this rank's own.
+        """
+        if self.ranks > 1 and reason and not self.store.check([_STOPPED]):
+            self.store.set(_STOPPED, reason)
+        if not self.any(reason is not None):
+            return None
+        return reason or self.store.get(_STOPPED).decode()
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """The largest of each value over all ranks; raises RankLostError."""
+        return self._reduced(values, dist.ReduceOp.MAX)
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """The sum of each value over all ranks; raises RankLostError."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Replace every gradient by its sum over the ranks; a rank without one adds zero.
+
+        Args:
+            parameters: the same ones in the same order on every rank.
+
+        Raises:
+            RankLostError: a rank was lost; gradients are then of no use.
+        """
+        if self.ranks == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        with self._speaking():
+            sums = [
+                (bucket, flat, dist.all_reduce(flat, group=self.gradients, async_op=True))
+                for bucket in _buckets(gradients)
+                for flat in [torch.cat([gradient.reshape(-1) for gradient in bucket])]
+            ]
+            for bucket, flat, work in sums:
+                work.wait()
+                parts = flat.split([gradient.numel() for gradient in bucket])
+                for gradient, part in zip(bucket, parts, strict=True):
+                    gradient.copy_(part.view(gradient.shape))
+
+    def tell_failure(self, reason: str) -> None:
+        """Leave word for the others why this rank ends; the first one's stays."""
+        if self.store is not None and not self.store.check([_FAILED]):
+            self.store.set(_FAILED, f"Rank {self.rank}: {reason}")
+
+    def _reduced(self, values: Sequence[float], how: Any) -> list[float]:
+        if self.ranks == 1:
+            return list(values)
+        told = torch.tensor(values, dtype=torch.float64)
+        with self._speaking():
+            dist.all_reduce(told, how, group=self.words)
+        return told.tolist()
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        self.said += 1
+        try:
+            self.store.set(f"said/{self.rank}", str(self.said))
+            yield
+        except RuntimeError as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: RuntimeError) -> RankLostError:
+        """Which rank did not answer, by the notes that all leave."""
+        until = time.monotonic() + _REASON_SECONDS
+        try:
+            while not self.store.check([_FAILED]) and time.monotonic() < until:
+                time.sleep(0.1)
+            if self.store.check([_FAILED]):
+                return RankLostError(self.store.get(_FAILED).decode(), told=True)
+            names = [f"said/{rank}" for rank in range(self.ranks)]
+            said = [int(self.store.get(name)) if self.store.check([name]) else 0 for name in names]
+        except RuntimeError:
+            return RankLostError(f"The other ranks cannot be reached ({_first_line(error)})")
+        behind = [str(rank) for rank, count in enumerate(said) if count < self.said]
+        if not behind and self.ranks == 2:
+            behind = [str(1 - self.rank)]
+        who = f"Rank {', '.join(behind)}" if behind else "A rank"
+        return RankLostError(f"{who} does not answer any more ({_first_line(error)})")
+
+
+ALONE = Team()
+"""A single process."""
+
+
+def choose_ranks(asked: int | str, device: str, gpus: int, batch_size: int) -> tuple[int, str]:
+    """How many ranks this machine starts, and why; one is this process itself.
+
+    Args:
+        asked: GPUS, a number or auto.
+        device: what DEVICE asks for.
+        gpus: how many GPUs torch can drive here.
+        batch_size: images of an optimizer step.
+
+    Raises:
+        RelayError: there are not so many GPUs, or not so many images in a batch.
+    """
+    if asked == "auto":
+        ranks = min(gpus, batch_size) if device in ("auto", "cuda") and gpus else 1
+        why = f"a batch has no more than {batch_size} images" if ranks < gpus else "one a GPU"
+        return ranks, why if ranks > 1 else ""
+    if int(asked) < 1:
+        raise RelayError(f"GPUS {asked}: take auto, or 1 and more.")
+    if device != "cpu" and int(asked) > max(gpus, 1):
+        raise RelayError(
+            f"GPUS {asked}: torch can drive {gpus} here; take fewer, or set DEVICE to cpu for so"
+            " many processes that share the cores."
+        )
+    refuse_small_batch(batch_size, int(asked))
+    return int(asked), "as asked"
+
+
+def refuse_small_batch(batch_size: int, ranks: int) -> None:
+    """Raise a RelayError where some ranks would have nothing to do in any step."""
+    if batch_size < ranks:
+        raise RelayError(
+            f"BATCH_SIZE {batch_size}: is smaller than the {ranks} ranks that share it; take fewer"
+            " GPUS, or a larger batch in a new RUN."
+        )
+
+
+def is_rank(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(environment.get("WORLD_SIZE") or 1) > 1 and "MASTER_ADDR" in environment
+
+
+@contextmanager
+def joined(answer_minutes: float, environment: Mapping[str, str] = os.environ) -> Iterator[Team]:
+    """Meet the other ranks that torchrun started, or be alone where it started none.
+
+    Whatever this rank fails with, the others are told.
+
+    Args:
+        answer_minutes: minutes after which a rank that does not answer in a step counts as lost.
+        environment: torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, ...).
+
+    Raises:
+        RelayError: not all came in time, or the port is taken.
+    """
+    if not is_rank(environment):
+        yield Team()
+        return
+    team = _join(answer_minutes, environment)
+    try:
+        yield team
+    except RankLostError:
+        raise  # its own words are known to all, or it had none
+    except BaseException as error:
+        team.tell_failure(str(error) if isinstance(error, RelayError) else repr(error))
+        raise
+    # After a failure the connections end with the process: closing them could wait for ever.
+    dist.destroy_process_group()
+
+
+def _join(answer_minutes: float, environment: Mapping[str, str]) -> Team:
+    rank, ranks = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    address = f"{environment['MASTER_ADDR']}:{environment.get('MASTER_PORT')}"
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
+        store = dist.PrefixStore(_meet(store, rank, ranks), store)
+        dist.init_process_group(
+            "gloo",
+            store=dist.PrefixStore("torch", store),
+            rank=rank,
+            world_size=ranks,
+            timeout=timedelta(seconds=PREPARE_SECONDS),
+        )
+        answer = timedelta(minutes=answer_minutes)
+        words = dist.new_group(backend="gloo", timeout=answer)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise RelayError(
+            f"The {ranks} ranks could not meet at {address} ({_first_line(error)}); check that all"
+            " machines can reach that port, that nothing else uses it, and that all were started."
+        ) from error
+    return Team(
+        rank=rank,
+        ranks=ranks,
+        local_rank=int(environment.get("LOCAL_RANK", 0)),
+        nodes=-(-ranks // int(environment.get("LOCAL_WORLD_SIZE", ranks))),
+        store=store,
+        words=words,
+        gradients=words,
+        answer=answer,
+    )
+
+
+def _meet(store: Any, rank: int, ranks: int) -> str:
+    """A name for this gathering, the same on all ranks.
+
+    The store outlives ranks that died, and has their notes: so rank 0 makes the name, and hands it
+    to whoever answers now.
+    """
+    until = time.monotonic() + JOIN_SECONDS
+    if rank:
+        mine = uuid.uuid4().hex
+        store.set(f"hello/{rank}", mine)
+        if not _found(store, f"answer/{mine}", until):
+            raise RuntimeError(f"rank 0 did not come within {JOIN_SECONDS / 60:g} min")
+        name = store.get(f"answer/{mine}").decode()
+        store.set(f"here/{name}/{rank}", "")
+        return name
+    name, missing = uuid.uuid4().hex, list(range(1, ranks))
+    while missing:
+        for other in missing:
+            if store.check([f"hello/{other}"]):
+                store.set(f"answer/{store.get(f'hello/{other}').decode()}", name)
+        missing = [o for o in missing if not store.check([f"here/{name}/{o}"])]
+        if missing and time.monotonic() > until:
+            who = ", ".join(map(str, missing))
+            raise RuntimeError(f"rank {who} did not come within {JOIN_SECONDS / 60:g} min")
+        time.sleep(_LOOK_SECONDS)
+    return name
+
+
+def _found(store: Any, name: str, until: float) -> bool:
+    while not store.check([name]):
+        if time.monotonic() > until:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
+
+
+def _buckets(gradients: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """In order, by about BUCKET_BYTES."""
+    buckets: list[list[torch.Tensor]] = [[]]
+    size = 0
+    for gradient in gradients:
+        if size >= BUCKET_BYTES:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(gradient)
+        size += gradient.numel() * gradient.element_size()
+    return buckets
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, without the place in gloo's source before it and advice behind it."""
+    first = (str(error).strip() or "no reason").splitlines()[0]
+    return re.sub(r"^\[\S*\]\s*", "", first).split(". ")[0].rstrip(".")
