@@ -1,5 +1,5 @@
 # make setup     a .venv with everything (about two minutes)
-# make demo      merge, train and evaluate on generated scenes; everything lands in ./work
+# make demo      merge, train, evaluate and time a step on generated scenes; all lands in ./work
 # make study     each source alone and all together, two batch sizes, on the demo set
 # make test      the quick tests        make test-all   the slow ones and the notebooks too
 # make test-browser   notebooks 1 and 2 in JupyterLab in a real browser (about two minutes)
@@ -15,7 +15,7 @@ BIN := .venv/bin
 # papermill writes what a notebook prints to a file; a pipe shows it as it comes.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
-NOTEBOOKS := 1_merge_data 2_train 3_evaluate
+NOTEBOOKS := 1_merge_data 2_train 3_evaluate 4_compare_gpus
 
 .PHONY: setup demo study test test-all test-browser test-matrix wheel badges lint bench chaos clean
 
@@ -37,6 +37,7 @@ demo: setup
 	@echo
 	@echo "Report:              $(STORE)/comparisons/demo/report.html"
 	@echo "Weights, log:        $(STORE)/runs/demo"
+	@echo "Time per batch:      $(STORE)/benchmarks/speed.jsonl"
 	@echo "Datasets, drawn:     $(STORE)/datasets/demo, $(STORE)/datasets/demo_heldout"
 	@echo "Executed notebooks:  $(STORE)/notebooks"
 

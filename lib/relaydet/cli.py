@@ -17,6 +17,7 @@ import tyro
 
 from relaydet.config import (
     DEMO,
+    BenchConfig,
     DoctorConfig,
     EvaluateConfig,
     FleetConfig,
@@ -80,6 +81,7 @@ Command = (
     | Annotated[EvaluateConfig, tyro.conf.subcommand("compare")]
     | Annotated[FleetConfig, tyro.conf.subcommand("fleet")]
     | Annotated[StudyConfig, tyro.conf.subcommand("study")]
+    | Annotated[BenchConfig, tyro.conf.subcommand("bench")]
     | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
     | Annotated[StatusConfig, tyro.conf.subcommand("status")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
@@ -123,6 +125,10 @@ def _run(command: Any) -> int:
             from relaydet.jobs.study import study
 
             study(command)
+        case BenchConfig():
+            from relaydet.jobs.bench import bench
+
+            bench(command)
         case EvaluateConfig():
             from relaydet.jobs.evaluate import evaluate
 

@@ -233,6 +233,37 @@ class FleetConfig:
 
 
 @dataclass(frozen=True)
+class BenchConfig:
+    """Measure the time per batch on the GPUs that are attached, beside all measured before."""
+
+    batch_sizes: tuple[int, ...] = (8, 16)
+    """Images per optimizer step: each is measured."""
+    model: str = "auto"
+    """As in 2_train."""
+    image_size: int | None = None
+    """Short side in pixels that images are resized to."""
+    steps: int = 20
+    """Optimizer steps that are timed, after three to warm up."""
+    store: str = "auto"
+    """Folder or gs://bucket/prefix with benchmarks/speed.jsonl, which a line is added to."""
+    dataset: str = ""
+    """Name of a merged dataset in the store to take images from; empty generates scenes."""
+    price_per_hour: float | None = None
+    """What this machine costs an hour, in any currency."""
+    gpus: int | Literal["auto"] = "auto"
+    """How many GPUs share each batch; auto takes all."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    precision: str = "auto"
+    """auto, float32, bfloat16 or float16."""
+    workers: int | None = None
+    """Loader processes; None decides from the number of cores."""
+    images: tuple[str, ...] = ()
+    """Where the images of a source are on this machine, "source=location", if elsewhere than when
+    they were merged."""
+
+
+@dataclass(frozen=True)
 class DoctorConfig:
     """Tell what this machine is and can: runtime, time left, GPU, store, internet."""
 

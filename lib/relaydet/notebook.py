@@ -11,6 +11,7 @@ import msgspec
 
 from relaydet.bootstrap import missing
 from relaydet.config import (
+    BenchConfig,
     DoctorConfig,
     EvaluateConfig,
     MergeConfig,
@@ -22,13 +23,16 @@ from relaydet.errors import RelayError
 from relaydet.runtime.detect import runs_through
 
 if TYPE_CHECKING:
+    from relaydet.jobs.bench import BenchResult
     from relaydet.jobs.evaluate import EvaluateResult
     from relaydet.jobs.merge import MergeResult
     from relaydet.jobs.study import StudyResult
     from relaydet.jobs.train import TrainResult
     from relaydet.viewing.browse import Browser
 
-Config = TypeVar("Config", MergeConfig, TrainConfig, EvaluateConfig, DoctorConfig, StudyConfig)
+Config = TypeVar(
+    "Config", MergeConfig, TrainConfig, EvaluateConfig, DoctorConfig, StudyConfig, BenchConfig
+)
 
 
 def check_packages() -> None:
@@ -96,6 +100,14 @@ def study(dataset: str = "", **parameters: Any) -> StudyResult | None:
     return run(_as_config(StudyConfig, {"dataset": dataset, **parameters}))
 
 
+def bench(**parameters: Any) -> BenchResult:
+    """Measure with the parameters of 4_compare_gpus, in lower case (see `BenchConfig`)."""
+    check_packages()
+    from relaydet.jobs.bench import bench as run
+
+    return run(_as_config(BenchConfig, parameters))
+
+
 def browse(result: MergeResult) -> Browser:
     """A browser over the merged images: the last value of a cell.
 
@@ -107,7 +119,9 @@ def browse(result: MergeResult) -> Browser:
     return make(result.dataset, result.images, result.findings, clickable=clickable)
 
 
-def show(result: MergeResult | EvaluateResult | TrainResult | StudyResult | None) -> None:
+def show(
+    result: MergeResult | EvaluateResult | TrainResult | StudyResult | BenchResult | None,
+) -> None:
     """Show the pictures of a result, each with its caption."""
     from IPython.display import display
 

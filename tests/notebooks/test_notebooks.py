@@ -39,7 +39,7 @@ def demo(tmp_path_factory):
     return folder, [{key: getattr(source, key) for key in keys} for source in sources]
 
 
-def test_the_three_notebooks_one_after_the_other(demo):
+def test_the_notebooks_one_after_the_other(demo):
     folder, (street, search, inhouse) = demo
     store = str(folder / "store")
     merged = run("1_merge_data", folder, SOURCES=[street, search], STORE=store)
@@ -63,6 +63,10 @@ def test_the_three_notebooks_one_after_the_other(demo):
     assert (report / "report.html").stat().st_size > 10_000
     metrics = json.loads((report / "comparison.json").read_text())["runs"]["demo"]
     assert 0 <= metrics["AP50"] <= 1
+
+    timed = run("4_compare_gpus", folder, STORE=store, STEPS=2, IMAGE_SIZE=64, BATCH_SIZES=[2])
+    assert "12 epochs of 82,299" in timed
+    assert pictures(folder / "4_compare_gpus.ipynb") == 1
 
 
 def test_a_mistake_fails_the_notebook_with_one_sentence(demo, tmp_path):

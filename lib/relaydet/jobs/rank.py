@@ -1,4 +1,4 @@
-"""One rank of a training that was launched from here: `python -m relaydet.jobs.rank FOLDER`."""
+"""One rank of a job that was launched from here: `python -m relaydet.jobs.rank FOLDER`."""
 
 from __future__ import annotations
 
@@ -12,41 +12,29 @@ from pathlib import Path
 
 import msgspec
 
-from relaydet.config import TrainConfig
+from relaydet.config import BenchConfig, TrainConfig
 from relaydet.errors import RankLostError, RelayError
-from relaydet.jobs.train import train_here
-from relaydet.runtime.stop import StopRequest
-from relaydet.training.agent import ORPHAN_SECONDS
+from relaydet.jobs.bench import Timed, time_here
+from relaydet.jobs.train import TrainResult, train_here
+from relaydet.runtime.stop import LOOK_SECONDS, StopRequest
 from relaydet.training.channel import Channel, ToldBar
-
-_LOOK_SECONDS = 0.5
-_FOLLOW_SECONDS = 60.0
-"""How long a rank that has nothing to save lives on without torchrun."""
 
 
 def main(folder: str) -> int:
-    """Train; what there is to tell goes through the channel.
+    """Do this rank's part of a job; what there is to tell goes through the channel.
 
     Returns:
         0 as well where a rank failed by a mistake that starting again does not mend.
     """
     channel, rank = Channel(Path(folder)), int(os.environ["RANK"])
-    config, patient = msgspec.json.decode(
-        channel.config.read_bytes(), type=tuple[TrainConfig, bool]
-    )
     stop = StopRequest()
-    threading.Thread(target=_watch, args=(channel, stop, rank, os.getppid()), daemon=True).start()
+    threading.Thread(target=_watch, args=(channel, stop), daemon=True).start()
+    channel.tell(started={"rank": rank, "pid": os.getpid()})
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     if restarts and rank == 0:
-        channel.tell(say=f"all ranks start again (restart {restarts} of {config.max_restarts})")
+        channel.tell(say=f"all ranks start again (restart {restarts})")
     try:
-        result = train_here(
-            config,
-            lambda line: channel.tell(say=line),
-            patient,
-            lambda label, total, done: ToldBar(channel, label, total, done),
-            stop,
-        )
+        result = _do(channel, stop)
     except RelayError as error:
         _tell_failure(channel, rank, error)
         return int(isinstance(error, RankLostError) and not error.told)
@@ -59,24 +47,33 @@ def main(folder: str) -> int:
     return 0
 
 
+def _do(channel: Channel, stop: StopRequest) -> TrainResult | Timed:
+    """What the channel asks for: a run, or how long its steps take."""
+    asked = msgspec.json.decode(channel.config.read_bytes())
+
+    def say(line: str) -> None:
+        channel.tell(say=line)
+
+    def open_bar(label: str, total: int, done: int) -> ToldBar:
+        return ToldBar(channel, label, total, done)
+
+    if asked["job"] == "train":
+        config = msgspec.convert(asked["config"], TrainConfig)
+        return train_here(config, say, asked["patient"], open_bar, stop)
+    return time_here(msgspec.convert(asked["config"], BenchConfig), say, open_bar, stop)
+
+
 def _tell_failure(channel: Channel, rank: int, error: Exception) -> None:
     kind, message = type(error).__name__, str(error) or type(error).__name__
     channel.tell(failure={"rank": rank, "kind": kind, "message": message})
 
 
-def _watch(channel: Channel, stop: StopRequest, rank: int, agent: int) -> None:
-    """Ask for a stop when the channel does, or torchrun is gone; end for good when all is over."""
-    patience = _FOLLOW_SECONDS if rank else ORPHAN_SECONDS
-    alone_since = None
-    while alone_since is None or time.monotonic() - alone_since < patience:
-        time.sleep(_LOOK_SECONDS)
-        if channel.is_over():
-            break
+def _watch(channel: Channel, stop: StopRequest) -> None:
+    """Ask for a stop when the channel does; end at once when it says so."""
+    while not channel.is_over():
         if (reason := channel.stop_reason()) is not None:
             stop.ask(reason)
-        if alone_since is None and os.getppid() != agent:
-            stop.ask("torchrun is gone")
-            alone_since = time.monotonic()
+        time.sleep(LOOK_SECONDS)
     os._exit(1)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-import torch
 
 from relaydet.config import TrainConfig, check_name, parse_images
 from relaydet.data.loader import Samples, training_samples
@@ -18,14 +17,9 @@ from relaydet.errors import LeaseHeldError, RankLostError, RelayError, StoreErro
 from relaydet.model import BuiltModel, recipe_of
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import Runtime, detect
-from relaydet.runtime.device import (
-    Device,
-    choose_device,
-    choose_rank_device,
-    devices_to_use,
-)
+from relaydet.runtime.device import Device, devices_to_use
 from relaydet.runtime.limits import find_deadline
-from relaydet.runtime.stop import StopRequest, stop_on_signals
+from relaydet.runtime.stop import StopRequest, stop_on_signals, stop_without_parent
 from relaydet.storage.fenced import Fenced
 from relaydet.storage.lease import Lease, acquire
 from relaydet.storage.store import Store
@@ -33,7 +27,14 @@ from relaydet.storage.troubles import on_drive
 from relaydet.training.checkpoint import Keep, Lineage, folder_of, newest_manifest
 from relaydet.training.export import is_exported
 from relaydet.training.launch import launch
-from relaydet.training.members import Plan, agree, own_config, plan_of, same_detector
+from relaydet.training.members import (
+    Plan,
+    agree,
+    device_of,
+    own_config,
+    plan_of,
+    same_detector,
+)
 from relaydet.training.outlook import Outlook, look_ahead
 from relaydet.training.restore import build, restore
 from relaydet.training.resume import (
@@ -46,16 +47,16 @@ from relaydet.training.resume import (
 )
 from relaydet.training.run_files import LogLine, RunFiles, as_json
 from relaydet.training.saver import Saver
-from relaydet.training.session import Ended, Session
-from relaydet.training.settings import settle
+from relaydet.training.session import FINISH_SECONDS, Ended, Session
+from relaydet.training.settings import refuse_nonsense, settle
 from relaydet.training.steps import follow, run_steps
 from relaydet.training.team import Team, choose_ranks, is_rank, joined, refuse_small_batch
 from relaydet.viewing.charts import loss_chart
 from relaydet.viewing.pictures import Picture, png
 from relaydet.viewing.progress import bar, step_bar
 
-MODULE = "relaydet.jobs.rank"
-"""What each of several processes runs."""
+FOLLOW_SECONDS = 60.0
+"""How long a rank that has nothing to save lives on without torchrun."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def train(
         RankLostError: one of several processes died, or does not answer.
         RelayError: something in the configuration, the data or the store has to be mended.
     """
+    refuse_nonsense(config)
     if is_rank():
         return train_here(config, say, patient)
     gpus = len(devices_to_use(config.device))
@@ -135,9 +137,8 @@ def train(
     say(f"ranks: {ranks} processes ({why})")
     config = replace(config, store=find_store(config.store, say).location)
     try:
-        told = launch(
-            MODULE, (config, patient), config.run, ranks, config.max_restarts, say, step_bar
-        )
+        asked = {"job": "train", "config": config, "patient": patient}
+        told = launch(asked, config.run, ranks, config.max_restarts, say, step_bar)
     except (RankLostError, KeyboardInterrupt) as error:
         _tell_paused(config, str(error) or "interrupted")
         raise
@@ -185,6 +186,8 @@ def train_here(
         refuse_small_batch(config.batch_size, team.ranks)
         runtime = detect()
         stop.deadline = find_deadline(runtime, config.max_minutes)
+        if team.ranks > 1:
+            stop_without_parent(stop, FINISH_SECONDS if team.leads else FOLLOW_SECONDS)
         with stop_on_signals(stop):
             if not team.leads:
                 return _train_along(team, config, runtime, stop)
@@ -204,7 +207,7 @@ def _train(
 ) -> TrainResult:
     """The part of the process that holds the lease, writes and talks."""
     places = _places(config, runtime, say)
-    device = _device(config, team, runtime)
+    device = device_of(team, config.device, config.precision, runtime)
     started = next((c for place in places if (c := _started(place, config.run, say))), None)
     config = settle(started, config, device.device.type, say)
     refuse_small_batch(config.batch_size, team.ranks)
@@ -245,7 +248,7 @@ def _train_along(
     team: Team, asked: TrainConfig, runtime: Runtime, stop: StopRequest
 ) -> TrainResult:
     """The part of every other process: to train what the first one has found."""
-    device = _device(asked, team, runtime)
+    device = device_of(team, asked.device, asked.precision, runtime)
     plan: Plan | None = team.share_first(lambda: None)
     if plan is None:
         outlook = look_ahead(0, 0, 0, 0.0)
@@ -263,16 +266,6 @@ def _train_along(
     outlook = look_ahead(step, done or step, total, 0.0)
     state = "done" if outlook.step == total else "paused"
     return TrainResult(config.run, state, str(stop.reason or ""), False, outlook, [], "")
-
-
-def _device(config: TrainConfig, team: Team, runtime: Runtime) -> Device:
-    if team.ranks == 1:
-        return choose_device(config.device, config.precision, runtime.name)
-    device = choose_rank_device(config.device, config.precision, runtime.name, team.local_rank)
-    if device.device.type == "cuda":
-        torch.cuda.set_device(device.device)
-        team.use_gpus()
-    return device
 
 
 def _silent(_line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from relaydet.runtime.limits import Deadline
+
+LOOK_SECONDS = 0.5
+"""How often a process looks whether its parent is still there."""
 
 
 class StopRequest:
@@ -36,6 +40,25 @@ class StopRequest:
             kept = self.deadline.margin + self.reserve
             self.ask(f"{self.deadline.reason} is over, but for {kept:.0f} s to save in")
         return self.reason is not None
+
+
+def stop_without_parent(stop: StopRequest, patience: float) -> None:
+    """Ask for a pause once the process that started this one is gone, and end this one after that.
+
+    Args:
+        stop: is asked.
+        patience: seconds that this process may take to save.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        stop.ask("torchrun is gone")
+        time.sleep(patience)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from relaydet.runtime.stop import StopRequest, stop_on_signals
 from relaydet.storage.cache import cache_root
 from relaydet.training.channel import Channel
 
+MODULE = "relaydet.jobs.rank"
+"""What each process runs; it takes the channel's folder."""
 LOOK_SECONDS = 0.1
 KILL_SECONDS = 10.0
 """How long torchrun may take to end when its ranks have been told to."""
@@ -29,23 +31,21 @@ _TAIL = 2_000
 
 
 def launch(
-    module: str,
-    config: Any,
+    asked: Any,
     name: str,
     ranks: int,
     max_restarts: int,
     say: Callable[[str], None],
     open_bar: Callable[[str, int, int], Any],
 ) -> dict[str, Any]:
-    """Run a module in so many processes; what rank 0 says and shows comes out here.
+    """Have so many processes do a job; what rank 0 says and shows comes out here.
 
     Ctrl-C, a notebook's stop button and SIGTERM ask the ranks to save and pause; a second Ctrl-C
     ends them at once. Should this process be killed, they save and pause as well.
 
     Args:
-        module: takes the channel's folder as its argument (see `relaydet.jobs.rank`).
-        config: what it finds in the channel's config.json.
-        name: of the run, for the folder.
+        asked: what to do; the ranks find it in the channel's config.json.
+        name: of the folder.
         ranks: how many.
         max_restarts: how often all start again where one died.
         say: takes a line.
@@ -58,12 +58,12 @@ def launch(
         RelayError: a rank failed, named if it is not the first.
     """
     channel = Channel(_fresh_folder(name))
-    channel.config.write_bytes(msgspec.json.encode(config))
+    channel.config.write_bytes(msgspec.json.encode(asked))
     shown = _Shown(say, open_bar)
     stop = StopRequest()
     with channel.log.open("wb") as log, stop_on_signals(stop):
         process = subprocess.Popen(
-            _command(module, channel.folder, ranks, max_restarts),
+            _command(channel.folder, ranks, max_restarts),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -160,11 +160,11 @@ def _fresh_folder(name: str) -> Path:
     return folder
 
 
-def _command(module: str, folder: Path, ranks: int, max_restarts: int) -> list[str]:
+def _command(folder: Path, ranks: int, max_restarts: int) -> list[str]:
     return [
         *(sys.executable, "-m", "relaydet.training.agent", str(folder)),
         *("--standalone", "--nnodes", "1", "--nproc-per-node", str(ranks)),
-        *("--max-restarts", str(max_restarts), "-m", module, str(folder)),
+        *("--max-restarts", str(max_restarts), "-m", MODULE, str(folder)),
     ]
 
 

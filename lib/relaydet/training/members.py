@@ -6,17 +6,35 @@ import platform
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
+
 import relaydet
 from relaydet.config import TrainConfig
 from relaydet.data.saved import SavedDataset
 from relaydet.errors import RelayError
 from relaydet.model import BuiltModel, build_model
-from relaydet.runtime.device import Device
+from relaydet.runtime.detect import Runtime
+from relaydet.runtime.device import Device, choose_device, choose_rank_device
 from relaydet.training.checkpoint import Checkpoint
 from relaydet.training.team import Team
 
 _OWN_FIELDS = ("store", "images", "workers", "device", "max_minutes")
 """What each rank was told itself: machines are not alike."""
+
+
+def device_of(team: Team, asked: str, precision: str, runtime: Runtime) -> Device:
+    """The device of this rank; gradients then go the way that it takes.
+
+    Raises:
+        RelayError: it cannot be used, or there are more ranks here than GPUs.
+    """
+    if team.ranks == 1:
+        return choose_device(asked, precision, runtime.name)
+    device = choose_rank_device(asked, precision, runtime.name, team.local_rank)
+    if device.device.type == "cuda":
+        torch.cuda.set_device(device.device)
+        team.use_gpus()
+    return device
 
 
 @dataclass(frozen=True)

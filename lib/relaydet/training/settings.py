@@ -62,7 +62,7 @@ def settle(
             makes no sense.
     """
     check_seed(asked.seed)
-    _refuse_nonsense(asked)
+    refuse_nonsense(asked)
     if started:
         return _as_started(started, asked, say)
     model, reason = choose_model(asked.model, device_type)
@@ -96,7 +96,8 @@ def differences(written: dict[str, Any] | None, config: TrainConfig) -> list[str
     ]
 
 
-def _refuse_nonsense(asked: TrainConfig) -> None:
+def refuse_nonsense(asked: TrainConfig) -> None:
+    """Raise a RelayError for a number that cannot be meant."""
     for name in (*_ABOVE_ZERO, *_ZERO_OR_MORE):
         value = getattr(asked, name)
         if value is not None and not (value > 0 or (value == 0 and name in _ZERO_OR_MORE)):

@@ -1,0 +1,343 @@
+"""Runs that several processes train together: stopped, killed, hung, moved, and not lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from relaydet.config import MergeConfig
+from relaydet.data.demo import write_demo
+from relaydet.jobs.merge import merge
+
+SECONDS = 120
+TOTAL = 15
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "killpg"), reason="ranks are killed here as POSIX systems do it"
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with a tiny dataset: three epochs of five steps at batch 4."""
+    folder = tmp_path_factory.mktemp("store")
+    street, search, _ = write_demo(tmp_path_factory.mktemp("scenes"), sizes=(14, 6, 2))
+    merge(MergeConfig("tiny", (street, search), ("person",), str(folder)), say=lambda _: None)
+    return folder
+
+
+@pytest.fixture
+def start(store, tmp_path):
+    """Starts `relaydet train`; whatever is left of it is killed afterwards."""
+    started = []
+
+    def make(run: str, *flags: str, store: Path = store, under=()) -> subprocess.Popen:
+        command = [
+            *(sys.executable, *(under or ["-m"]), "relaydet", "train", "--run", run),
+            *("--dataset", "tiny", "--store", str(store), "--model", "small", "--epochs", "3"),
+            *("--batch-size", "4", "--image-size", "64", "--device", "cpu", "--workers", "0"),
+            *("--precision", "float32", "--checkpoint-minutes", "1e-6", *flags),
+        ]
+        started.append(
+            subprocess.Popen(
+                command,
+                env={
+                    **os.environ,
+                    "RELAYDET_CACHE": str(tmp_path),
+                    "OMP_NUM_THREADS": "1",
+                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else no machine can be replaced
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return started[-1]
+
+    yield make
+    for pid in [pid for _, pid in processes(tmp_path)]:
+        kill(pid, signal.SIGKILL)
+    for process in started:
+        kill(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def processes(cache: Path) -> list[tuple[int, int]]:
+    """Rank and process id of every rank that was launched, in order."""
+    files = cache.glob("ranks/*/events.jsonl")
+    events = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    told = [event["started"] for event in events if "started" in event]
+    return [(one["rank"], one["pid"]) for one in told]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(condition: Callable[[], object], seconds: float = SECONDS) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come about in time"
+        time.sleep(0.05)
+
+
+def read(store: Path, run: str, file: str) -> dict:
+    path = store / "runs" / run / file
+    return msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+
+
+def is_at(store: Path, run: str, step: int) -> Callable[[], bool]:
+    return lambda: read(store, run, "status.json").get("step", 0) >= step
+
+
+def output_of(process: subprocess.Popen) -> str:
+    return process.communicate(timeout=SECONDS)[0]
+
+
+@pytest.fixture(scope="module")
+def unbroken(store, tmp_path_factory):
+    """Hash of the weights of two ranks that were never interrupted."""
+    cache = tmp_path_factory.mktemp("cache")
+    command = [
+        *(sys.executable, "-m", "relaydet", "train", "--run", "unbroken", "--dataset", "tiny"),
+        *("--store", str(store), "--model", "small", "--epochs", "3", "--batch-size", "4"),
+        *("--image-size", "64", "--device", "cpu", "--workers", "0", "--gpus", "2"),
+        *("--precision", "float32"),
+    ]
+    environment = {**os.environ, "RELAYDET_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=SECONDS)
+    assert not list(cache.glob("ranks/*")), "a channel is removed at the end"
+    return read(store, "unbroken", "model.json")["sha256"]
+
+
+def test_ctrl_c_pauses_all_ranks_and_the_next_call_ends_with_the_same_bits(store, start, unbroken):
+    first = start("stopped", "--gpus", "2")
+    wait_for(is_at(store, "stopped", 3))
+    first.send_signal(signal.SIGINT)
+    output = output_of(first)
+    assert first.returncode == 0, output
+    assert "(stopped by SIGINT). Run it again to go on" in output
+    status = read(store, "stopped", "status.json")
+    assert (status["state"], status["reason"]) == ("paused", "stopped by SIGINT")
+    second = start("stopped", "--gpus", "2")
+    output = output_of(second)
+    assert f"resuming at step {status['step']} of {TOTAL}" in output
+    assert read(store, "stopped", "model.json")["sha256"] == unbroken
+
+
+def test_when_the_launching_program_is_killed_the_ranks_save_and_none_is_left(
+    store, start, tmp_path
+):
+    process = start("orphans", "--gpus", "2", "--epochs", "50")
+    wait_for(is_at(store, "orphans", 3))
+    process.kill()
+    pids = [pid for _, pid in processes(tmp_path)]
+    assert len(pids) == 2
+    wait_for(lambda: not any(map(is_alive, pids)), 30)
+    status = read(store, "orphans", "status.json")
+    assert (status["state"], status["reason"]) == (
+        "paused",
+        "the program that launched it is gone",
+    )
+    assert read(store, "orphans", f"checkpoints/step-{status['step']:08d}.json")
+
+
+def test_a_rank_that_dies_is_named_and_no_step_is_lost(store, start, tmp_path):
+    process = start("dies", "--gpus", "2", "--epochs", "50")
+    wait_for(is_at(store, "dies", 3))
+    kill(dict(processes(tmp_path))[1], signal.SIGKILL)
+    output = output_of(process)
+    assert process.returncode == 2
+    assert "relaydet: Rank 1 died of SIGKILL; " in output
+    assert "Traceback" not in output
+    status = read(store, "dies", "status.json")
+    assert status["state"] == "paused"
+    assert re.match(r"Rank 1 does not answer any more \(", status["reason"])
+    assert read(store, "dies", f"checkpoints/step-{status['step']:08d}.json")
+    assert not any(is_alive(pid) for _, pid in processes(tmp_path))
+
+
+@pytest.mark.slow
+def test_all_start_again_where_one_died(store, start, unbroken, tmp_path):
+    process = start("again", "--gpus", "2", "--max-restarts", "1")
+    wait_for(is_at(store, "again", 3))
+    kill(dict(processes(tmp_path))[0], signal.SIGKILL)
+    output = output_of(process)
+    assert process.returncode == 0, output
+    assert "all ranks start again (restart 1 of 1)" in output
+    assert "Run 'again' is done" in output
+    assert read(store, "again", "model.json")["sha256"] == unbroken
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_counts_as_lost(store, start, tmp_path):
+    process = start("hangs", "--gpus", "2", "--epochs", "50", "--answer-minutes", "0.1")
+    wait_for(is_at(store, "hangs", 3))
+    os.kill(dict(processes(tmp_path))[1], signal.SIGSTOP)
+    output = output_of(process)
+    assert process.returncode == 2
+    assert "Rank 1" in output
+    status = read(store, "hangs", "status.json")
+    assert status["state"] == "paused"
+    assert "imed out" in status["reason"]
+    assert not any(is_alive(pid) for _, pid in processes(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_all_at_once(store, start, tmp_path):
+    process = start("twice", "--gpus", "2", "--epochs", "50")
+    wait_for(is_at(store, "twice", 3))
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output_of(process)
+    assert not any(is_alive(pid) for _, pid in processes(tmp_path))
+    assert read(store, "twice", "status.json")["state"] == "paused"
+
+
+@pytest.mark.slow
+def test_an_image_that_one_rank_cannot_read(store, start, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(store / "datasets", own / "datasets")
+    merged = json.loads((own / "datasets/tiny/annotations.json").read_text())
+    sources = {name: tmp_path / name for name in merged["info"]["sources"]}
+    for name, folder in sources.items():
+        shutil.copytree(Path(images_of(merged, name)), folder)
+    broken = merged["images"][7]["file_name"]
+    source, name = broken.split("/", 1)
+    (sources[source] / name).write_bytes(b"no image")
+    flags = [f"{name}={folder}" for name, folder in sources.items()]
+    process = start("broken", "--gpus", "2", "--images", *flags, store=own)
+    output = output_of(process)
+    assert process.returncode == 2
+    assert broken in output
+    assert "Traceback" not in output
+
+
+def images_of(merged: dict, source: str) -> str:
+    return merged["info"]["sources"][source]["images"]
+
+
+@pytest.mark.slow
+def test_one_run_on_one_two_and_three_ranks_and_back(store, start):
+    for ranks, last in ((1, 3), (2, 6), (3, 9)):
+        process = start("relay", "--gpus", str(ranks))
+        wait_for(is_at(store, "relay", last))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 0, output_of(process)
+    output = output_of(start("relay", "--gpus", "1"))
+    assert re.search(r"ranks: 3 until now, 1 from here on; the samples stay the same", output)
+    lines = (store / "runs/relay/log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, TOTAL + 1))
+    assert read(store, "relay", "status.json")["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--gpus", "5"), "BATCH_SIZE 4: is smaller than the 5 ranks"),
+        pytest.param(
+            ("--gpus", "2", "--dataset", "none"),
+            r"\S*: there is no dataset 'none'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("--gpus", "2", "--answer-minutes", "0"),
+            r"ANSWER_MINUTES: 0.0 makes no sense",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_mistakes(start, flags, message):
+    process = start("mistakes", *flags)
+    output = output_of(process)
+    assert process.returncode == 2
+    assert re.search(f"relaydet: {message}", output)
+    assert "Traceback" not in output
+
+
+def agent(port: int, *flags: str) -> tuple[str, ...]:
+    """torchrun of one of two machines."""
+    return (
+        *("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
+        *("--rdzv-backend", "c10d", "--rdzv-id", "test", "--max-restarts", "3"),
+        # Without the two dashes torchrun takes --run for a flag of its own.
+        *("--rdzv-endpoint", f"localhost:{port}", *flags, "-m", "--"),
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True
+    )
+    return [int(line) for line in listed.stdout.split()]
+
+
+@pytest.mark.slow
+def test_two_machines_and_one_is_lost_and_replaced(store, start):
+    port = free_port()
+    host, guest = (agent(port, "--rdzv-conf", f"is_host={value}") for value in (1, 0))
+    first, second = (start("machines", "--epochs", "50", under=under) for under in (host, guest))
+    wait_for(is_at(store, "machines", 3))
+    for pid in [second.pid, *children(second.pid)]:
+        kill(pid, signal.SIGKILL)
+    wait_for(lambda: read(store, "machines", "status.json")["state"] == "paused")
+    lost_at = read(store, "machines", "status.json")["step"]
+    third = start("machines", "--epochs", "50", under=guest)
+    wait_for(is_at(store, "machines", lost_at + 3))
+    for pid in children(third.pid):
+        os.kill(pid, signal.SIGTERM)  # as a machine that is about to be taken does
+    for process in (first, third):
+        output_of(process)
+    status = read(store, "machines", "status.json")
+    assert (status["state"], status["reason"]) == ("paused", "stopped by SIGTERM")
+    assert status["step"] > lost_at
+
+
+@pytest.mark.slow
+def test_a_machine_with_another_dataset_is_named(store, start, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(store / "datasets", other / "datasets")
+    file = other / "datasets/tiny/annotations.json"
+    file.write_bytes(file.read_bytes() + b"\n")
+    under = agent(free_port(), "--max-restarts", "0")
+    machines = [start("hashes", under=under, store=place) for place in (store, other)]
+    outputs = [output_of(machine) for machine in machines]
+    assert any(re.search(r"Rank 1 on \S+ differs in the dataset", output) for output in outputs)
+
+
+@pytest.mark.slow
+def test_a_store_that_one_machine_cannot_reach(store, start, tmp_path):
+    under = agent(free_port(), "--max-restarts", "0")
+    machines = [start("reach", under=under, store=place) for place in (store, tmp_path / "none")]
+    outputs = [output_of(machine) for machine in machines]
+    assert all("there is no dataset 'tiny'" in output for output in outputs)
