@@ -83,6 +83,7 @@ bench: setup
 	$(BIN)/python benchmarks/checkpoint_cost.py
 	$(BIN)/python benchmarks/score_speed.py
 	$(BIN)/python benchmarks/inference_speed.py
+	$(BIN)/python benchmarks/ranks_speed.py
 
 chaos: setup
 	$(BIN)/python tests/chaos --faults 220 --seed 3 --out benchmarks/chaos.md

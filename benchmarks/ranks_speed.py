@@ -12,7 +12,7 @@ from relaydet.config import BenchConfig
 from relaydet.jobs.bench import bench
 
 MODELS = (("small", 128), ("mobilenet_v3_large_320_fpn", 320))
-BATCH, STEPS, ROUNDS = 8, 12, 3
+BATCH, STEPS, ROUNDS = 8, 6, 2
 
 
 def images_per_second(model: str, image_size: int, ranks: int, folder: str) -> float:

@@ -16,7 +16,7 @@ VERTEX, SKYPILOT = ENVIRONMENTS / "vertex-job.yaml", ENVIRONMENTS / "skypilot.ya
 
 
 def vertex(machines: int) -> dict:
-    """The job's specification, with the second pool's marks taken away for more than one machine."""
+    """The job's specification, for several machines without the marks before the second pool."""
     text = VERTEX.read_text()
     if machines > 1:
         pool = text[text.index("  # - machineSpec") :]
@@ -112,5 +112,5 @@ def test_what_a_skypilot_machine_runs(commands, rank, is_host):
         called,
     )
     assert called.endswith(
-        f"relaydet train --run mine --dataset people --store {task['envs']['STORE']}"
+        "-m -- relaydet train --run mine --dataset people --store gs://my-bucket/relaydet"
     )
