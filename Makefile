@@ -7,7 +7,7 @@
 # make lint      style, types, notebooks without outputs
 # make wheel     dist/relaydet-*.whl    make badges  what names the repository
 # make bench     what is measured, into benchmarks/
-# make chaos     220 faults, on a folder and on a bucket (about ten minutes)
+# make chaos     220 faults, on a folder and on a bucket, and teams of ranks (about twenty minutes)
 
 PYTHON ?= python3
 STORE ?= work
@@ -84,9 +84,11 @@ bench: setup
 	$(BIN)/python benchmarks/score_speed.py
 	$(BIN)/python benchmarks/inference_speed.py
 	$(BIN)/python benchmarks/ranks_speed.py
+	$(BIN)/python benchmarks/scaling.py
 
 chaos: setup
 	$(BIN)/python tests/chaos --faults 220 --seed 3 --out benchmarks/chaos.md
+	$(BIN)/python tests/chaos/teams.py --legs 16 --seed 1 --out benchmarks/chaos_teams.md
 
 clean:
 	rm -rf .venv work

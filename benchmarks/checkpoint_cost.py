@@ -51,15 +51,15 @@ STARTS = 3
 FIRST_STEP = """
 import json, sys, time
 began = time.time()
-from relaydet.training import session
+from relaydet.training import steps as module
 from relaydet.config import TrainConfig
 from relaydet.jobs.train import train
-steps = session.train_steps
+train_steps = module.train_steps
 def told(*args, **more):
-    for step in steps(*args, **more):
+    for step in train_steps(*args, **more):
         print("first", time.time() - began, flush=True)
         yield step
-session.train_steps = told
+module.train_steps = told
 train(TrainConfig(**json.loads(sys.argv[1])))
 """
 

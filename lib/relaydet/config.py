@@ -230,6 +230,10 @@ class FleetConfig:
     """Folder or gs://bucket/prefix that everything is written to; auto decides by the runtime."""
     max_minutes: float | None = None
     """Minutes after which to save and stop; None works until all runs are done."""
+    gpus: int | Literal["auto"] = "auto"
+    """How many GPUs of this machine share each batch, if the list does not say; auto takes all."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps; if the list does not say."""
 
 
 @dataclass(frozen=True)

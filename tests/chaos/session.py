@@ -107,7 +107,7 @@ def _write_down(event: Event) -> None:
     import torch
 
     from relaydet.jobs import train
-    from relaydet.training import saver, session
+    from relaydet.training import saver, session, steps
 
     making: dict[str, Any] = {}
 
@@ -148,7 +148,7 @@ def _write_down(event: Event) -> None:
     around(torch, "save", save)
     around(torch, "load", load)
     around(session.Session, "go", go)
-    around(session, "train_steps", train_steps)
+    around(steps, "train_steps", train_steps)
 
 
 def _do_harm(spec: dict[str, Any], event: Event) -> None:

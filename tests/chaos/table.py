@@ -24,7 +24,7 @@ def as_markdown(ledgers: dict[str, Ledger], seed: int) -> str:
         "# Chaos: training sessions killed, fooled and robbed",
         "",
         f"`python tests/chaos --faults {_faults(ledgers)} --seed {seed} --stores"
-        f" {','.join(ledgers)}`, {date.today()}, commit {_commit()}. {_versions()}.",
+        f" {','.join(ledgers)}`, {commit_and_versions()}",
         "",
         "How often each fault took place, how the sessions that met it ended, and how many steps"
         " the next one repeated at most. A checkpoint is saved after every step; in some sessions"
@@ -70,6 +70,11 @@ def _totals(ledgers: dict[str, Ledger]) -> list[str]:
 
 def _faults(ledgers: dict[str, Ledger]) -> int:
     return sum(sum(ledger.times.values()) for ledger in ledgers.values())
+
+
+def commit_and_versions() -> str:
+    """When this was, and of what."""
+    return f"{date.today()}, commit {_commit()}. {_versions()}."
 
 
 def _commit() -> str:

@@ -29,7 +29,7 @@ from relaydet.errors import RelayError, StoreError
 from relaydet.jobs import train as train_job
 from relaydet.jobs.merge import merge
 from relaydet.jobs.train import train
-from relaydet.training import loop, saver, session
+from relaydet.training import loop, saver, session, steps
 
 EPOCHS, BATCH = 3, 4
 STEPS = 15
@@ -193,7 +193,7 @@ def at_step(monkeypatch):
     """Has something done right before a step's results are saved; returns the steps trained."""
 
     def at_step(actions: dict[int, Callable[[], object]] | None = None) -> list[int]:
-        trained, original = [], session.train_steps
+        trained, original = [], steps.train_steps
 
         def train_steps(**more):
             for done in original(**more):
@@ -201,7 +201,7 @@ def at_step(monkeypatch):
                 (actions or {}).get(done.step, lambda: None)()
                 yield done
 
-        monkeypatch.setattr(session, "train_steps", train_steps)
+        monkeypatch.setattr(steps, "train_steps", train_steps)
         return trained
 
     return at_step
@@ -346,7 +346,7 @@ def test_an_error_that_nobody_expected_is_in_the_status(store, monkeypatch):
     def fail(*_args, **_more):
         raise RuntimeError("the GPU fell off the bus")
 
-    monkeypatch.setattr("relaydet.training.session.train_steps", fail)
+    monkeypatch.setattr("relaydet.training.steps.train_steps", fail)
     with pytest.raises(RuntimeError):
         train_quietly(config(store, "broken"))
     status = read(store, "broken", "status.json")
@@ -381,7 +381,7 @@ def test_a_new_run_saves_its_first_weights_before_it_trains(store, tmp_path, mon
         raise RuntimeError("the runtime went away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "train_steps", fail)
+        patch.setattr(steps, "train_steps", fail)
         with pytest.raises(RuntimeError):
             train_quietly(config(store, "offline", epochs=1, weights=given))
     assert checkpoints(store, "offline") == [0]

@@ -53,11 +53,21 @@ def fleet(config: FleetConfig, say: Callable[[str], None] = print) -> FleetResul
     """
     check_name("FLEET", config.fleet)
     store = find_store(config.store, say)
-    runs = [replace(run, store=config.store) for run in _listed(store, config)]
+    runs = [_here(run, config) for run in _listed(store, config)]
     unfinished = work_off(store, runs, config.max_minutes, say)
     result = FleetResult([run.run for run in runs], unfinished)
     say(str(result))
     return result
+
+
+def _here(run: TrainConfig, config: FleetConfig) -> TrainConfig:
+    """A run of the list as this machine trains it."""
+    return replace(
+        run,
+        store=config.store,
+        gpus=config.gpus if run.gpus == "auto" else run.gpus,
+        device=config.device if run.device == "auto" else run.device,
+    )
 
 
 def work_off(
