@@ -151,6 +151,22 @@ def test_the_list_stays_in_the_store_and_time_is_shared(tmp_path, runs, monkeypa
     assert again.runs == result.runs, "the list is in the store"
 
 
+def test_each_machine_takes_its_own_device_and_gpus_unless_the_list_says(tmp_path, monkeypatch):
+    given = {}
+
+    def train(config, say, patient):
+        given[config.run] = (config.device, config.gpus)
+        finish(open_store(config.store), config, STEPS)
+        return SimpleNamespace(state="done")
+
+    monkeypatch.setattr(module, "train", train)
+    runs = tmp_path / "runs.json"
+    runs.write_text('[{"run": "a", "epochs": 1}, {"run": "b", "epochs": 1, "gpus": 1}]')
+    config = FleetConfig(runs=str(runs), store=str(tmp_path), device="cpu", gpus=3)
+    fleet(config, say=lambda line: None)
+    assert given == {"a": ("cpu", 3), "b": ("cpu", 1)}
+
+
 def test_when_all_are_done_it_says_so(tmp_path, runs, monkeypatch):
     store = open_store(tmp_path)
     for name in (f"r{n}" for n in range(8)):

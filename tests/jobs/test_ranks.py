@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 from relaydet.config import MergeConfig
 from relaydet.data.demo import write_demo
@@ -253,6 +254,31 @@ def test_one_run_on_one_two_and_three_ranks_and_back(store, start):
     lines = (store / "runs/relay/log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, TOTAL + 1))
     assert read(store, "relay", "status.json")["state"] == "done"
+
+
+@pytest.mark.gpu
+def test_a_run_moves_from_a_cpu_to_a_gpu_and_back(store, start):
+    for device, last in (("cpu", 4), ("cuda", 9)):
+        process = start("moves", "--device", device)
+        wait_for(is_at(store, "moves", last))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 0, output_of(process)
+    output = output_of(start("moves"))
+    assert re.search(r"device: \S.* until now, CPU, 1 threads from here on", output)
+    lines = [json.loads(t) for t in (store / "runs/moves/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, TOTAL + 1))
+    assert all(line["loss"] < 10 for line in lines)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("flags", [(), ("--sync-batch-norm",)], ids=["", "batch norms in step"])
+def test_two_gpus(store, start, flags):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    process = start(f"two{len(flags)}", "--device", "cuda", "--gpus", "2", *flags)
+    output = output_of(process)
+    assert process.returncode == 0, output
+    assert "ranks: 2 on this machine" in output
 
 
 @pytest.mark.parametrize(

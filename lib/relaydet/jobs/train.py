@@ -415,9 +415,11 @@ def _tell(session: Session, start: Start, say: Callable[[str], None]) -> None:
         say(f"WARNING: {session.device.warning}; {session.device.remedy}")
     if session.team.ranks > 1:
         most = share_of(config.batch_size, 0, session.team.ranks).most
+        nodes = session.team.nodes
+        where = "this machine" if nodes == 1 else f"{nodes} machines"
         say(
-            f"ranks: {session.team.ranks} on {session.team.nodes} machines, each with up to"
-            f" {most} of a batch's {config.batch_size} images"
+            f"ranks: {session.team.ranks} on {where}, each with up to {most} of a batch's"
+            f" {config.batch_size} images"
         )
     say(f"runtime: {session.runtime.name} ({session.runtime.reason})")
     say(str(session.trained.built))

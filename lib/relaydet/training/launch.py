@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+import relaydet
 from relaydet import errors
 from relaydet.errors import RankLostError, RelayError
 from relaydet.runtime.stop import StopRequest, stop_on_signals
@@ -67,7 +68,7 @@ def launch(
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(ranks, os.environ),
+            env=environment_of_ranks(ranks),
             start_new_session=True,  # a terminal's Ctrl-C is for this process alone
         )
         try:
@@ -168,10 +169,16 @@ def _command(folder: Path, ranks: int, max_restarts: int) -> list[str]:
     ]
 
 
-def _environment(ranks: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """The cores shared among the ranks: torchrun by itself gives each one."""
+def environment_of_ranks(ranks: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment variables that the processes get.
+
+    They share the cores, where torchrun by itself gives each one thread, and find this package,
+    which a notebook may have from a folder of its own.
+    """
     threads = str(max(1, (os.cpu_count() or 1) // ranks))
-    return {"OMP_NUM_THREADS": threads, **environment}
+    here = str(Path(relaydet.__file__).parents[1])
+    path = os.pathsep.join([here, *filter(None, [environment.get("PYTHONPATH")])])
+    return {"OMP_NUM_THREADS": threads, **environment, "PYTHONPATH": path}
 
 
 def _end(process: subprocess.Popen, channel: Channel) -> None:
