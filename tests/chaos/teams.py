@@ -3,7 +3,7 @@
 `python tests/chaos/teams.py --legs 16 --seed 1 --out FILE`. In each leg `relaydet fleet` is started
 with another number of ranks, sometimes twice at once; then something happens to it. What must hold:
 steps are never lost but for those since the last checkpoint, nothing is left running, no run is
-trained by two, each is finished once, and its losses are those of one process undisturbed.
+trained by two, each is finished once, and its first losses are those of one process.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ MOST_LEGS = 60
 SETTLE_SECONDS = 20.0
 """What a fault may take until it shows: a rank that hangs is waited for."""
 COMPARED, TOLERANCE = 6, 0.02
-"""Steps whose losses are compared, and how. Ranks add up in another order, and training makes more of
-it from step to step: with one thread and two, two undisturbed processes are 0.1 % apart after 6
-steps, 9 % after 11 and 47 % after 25."""
+"""Steps whose losses are compared, and how. Ranks add up in another order, and training makes more
+of it from step to step: two undisturbed processes, of one thread and of two, are 0.1 % apart after
+6 steps, 9 % after 11 and 47 % after 25."""
 
 
 @dataclass

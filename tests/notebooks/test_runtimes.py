@@ -28,13 +28,14 @@ def scenes(tmp_path_factory):
 
 
 def run_all(machine: Machine, folder: Path, scenes) -> str:
-    """The three notebooks one after the other; what they printed."""
+    """The four notebooks one after the other; what they printed."""
     street, search, inhouse = scenes
     said = [
         machine.run("1_merge_data", folder, SOURCES=[street, search]),
         machine.run("1_merge_data", folder, DATASET="demo_heldout", SOURCES=[inhouse]),
         machine.run("2_train", folder, **SHORT),
         machine.run("3_evaluate", folder),
+        machine.run("4_compare_gpus", folder, STEPS=2, IMAGE_SIZE=64, BATCH_SIZES=[2]),
     ]
     return "".join(said)
 
@@ -43,6 +44,7 @@ def assert_all_in(store: str) -> None:
     opened = open_store(store)
     assert json.loads(opened.read("runs/demo/status.json"))["state"] == "done"
     assert opened.exists("runs/demo/model.safetensors")
+    assert opened.exists("benchmarks/speed.jsonl")
     assert opened.exists("comparisons/demo/report.html")
 
 
