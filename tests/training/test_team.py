@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,17 +71,21 @@ def test_what_ranks_say_to_each_other(tmp_path):
     ("job", "message", "told"),
     [
         ("mistake", r"^Rank 1: the image is broken; mend it\.$", True),
-        ("death", r"^Rank 1 does not answer any more \(", False),
-        ("silence", r"^Rank 1 does not answer any more \(.*[Tt]imed out", False),
+        pytest.param(
+            *("death", r"^Rank 1 does not answer any more \(", False), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            *("silence", r"^Rank 1 does not answer any more \(.*[Tt]imed out", False),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_rank_that_is_lost_is_named(tmp_path, job, message, told):
-    import re
-
-    for rank in on_ranks(3, job, tmp_path):
-        assert re.search(message, rank["lost"]), rank
-        assert rank["told"] == told
-        assert rank["seconds"] < 15, "0.1 minutes were given"
+    first, other = on_ranks(3, job, tmp_path)
+    assert re.search(message, first["lost"]), first
+    assert first["told"] == told
+    assert other["lost"], "it may be left alone by the first one meanwhile"
+    assert max(first["seconds"], other["seconds"]) < 15, "0.1 minutes were given"
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +121,7 @@ def test_three_ranks_train_what_one_trains(one_rank):
         assert torch.allclose(together[name], tensor, atol=2e-3), name
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_within_one_per_cent_whatever_shares_a_forward_pass(one_rank):
     """torchvision's losses are means over what was sampled, not over images."""
     folder, losses, _ = one_rank
@@ -191,6 +197,7 @@ def test_torchrun_is_known_by_its_variables(environment, several):
 def test_ranks_that_never_come_are_named(monkeypatch):
     store = torch.distributed.HashStore()
     store.set("hello/2", "of an attempt that failed")
+    store.add("hello/2#", 1)
     monkeypatch.setattr(module, "JOIN_SECONDS", 1.0)
     monkeypatch.setattr(module.dist, "rendezvous", lambda *_, **__: iter([(store, 0, 3)]))
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "0", "WORLD_SIZE": "3"}

@@ -105,8 +105,8 @@ class Team:
         Args:
             reason: this rank's own.
         """
-        if self.ranks > 1 and reason and not self.store.check([_STOPPED]):
-            self.store.set(_STOPPED, reason)
+        if self.ranks > 1 and reason and not _has(self.store, _STOPPED):
+            _leave(self.store, _STOPPED, reason)
         if not self.any(reason is not None):
             return None
         return reason or self.store.get(_STOPPED).decode()
@@ -148,8 +148,8 @@ class Team:
 
     def tell_failure(self, reason: str) -> None:
         """Leave word for the others why this rank ends; the first one's stays."""
-        if self.store is not None and not self.store.check([_FAILED]):
-            self.store.set(_FAILED, f"Rank {self.rank}: {reason}")
+        if self.store is not None and not _has(self.store, _FAILED):
+            _leave(self.store, _FAILED, f"Rank {self.rank}: {reason}")
 
     def _reduced(self, values: Sequence[float], how: Any) -> list[float]:
         if self.ranks == 1:
@@ -172,12 +172,11 @@ class Team:
         """Which rank did not answer, by the notes that all leave."""
         until = time.monotonic() + _REASON_SECONDS
         try:
-            while not self.store.check([_FAILED]) and time.monotonic() < until:
+            while not _has(self.store, _FAILED) and time.monotonic() < until:
                 time.sleep(0.1)
-            if self.store.check([_FAILED]):
+            if _has(self.store, _FAILED):
                 return RankLostError(self.store.get(_FAILED).decode(), told=True)
-            names = [f"said/{rank}" for rank in range(self.ranks)]
-            said = [int(self.store.get(name)) if self.store.check([name]) else 0 for name in names]
+            said = [int(self.store.get(f"said/{rank}")) for rank in range(self.ranks)]
         except RuntimeError:
             return RankLostError(f"The other ranks cannot be reached ({_first_line(error)})")
         behind = [str(rank) for rank, count in enumerate(said) if count < self.said]
@@ -266,6 +265,7 @@ def _join(answer_minutes: float, environment: Mapping[str, str]) -> Team:
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
         store = dist.PrefixStore(_meet(store, rank, ranks), store)
+        store.set(f"said/{rank}", "0")
         dist.init_process_group(
             "gloo",
             store=dist.PrefixStore("torch", store),
@@ -301,18 +301,18 @@ def _meet(store: Any, rank: int, ranks: int) -> str:
     until = time.monotonic() + JOIN_SECONDS
     if rank:
         mine = uuid.uuid4().hex
-        store.set(f"hello/{rank}", mine)
+        _leave(store, f"hello/{rank}", mine)
         if not _found(store, f"answer/{mine}", until):
             raise RuntimeError(f"rank 0 did not come within {JOIN_SECONDS / 60:g} min")
         name = store.get(f"answer/{mine}").decode()
-        store.set(f"here/{name}/{rank}", "")
+        _leave(store, f"here/{name}/{rank}", "")
         return name
     name, missing = uuid.uuid4().hex, list(range(1, ranks))
     while missing:
         for other in missing:
-            if store.check([f"hello/{other}"]):
-                store.set(f"answer/{store.get(f'hello/{other}').decode()}", name)
-        missing = [o for o in missing if not store.check([f"here/{name}/{o}"])]
+            if _has(store, f"hello/{other}"):
+                _leave(store, f"answer/{store.get(f'hello/{other}').decode()}", name)
+        missing = [o for o in missing if not _has(store, f"here/{name}/{o}")]
         if missing and time.monotonic() > until:
             who = ", ".join(map(str, missing))
             raise RuntimeError(f"rank {who} did not come within {JOIN_SECONDS / 60:g} min")
@@ -320,8 +320,18 @@ def _meet(store: Any, rank: int, ranks: int) -> str:
     return name
 
 
+def _leave(store: Any, name: str, note: str) -> None:
+    """Leave a note that can be looked for without waiting, which torch's stores of 2.0 cannot."""
+    store.set(name, note)
+    store.add(f"{name}#", 1)
+
+
+def _has(store: Any, name: str) -> bool:
+    return store.add(f"{name}#", 0) > 0
+
+
 def _found(store: Any, name: str, until: float) -> bool:
-    while not store.check([name]):
+    while not _has(store, name):
         if time.monotonic() > until:
             return False
         time.sleep(_LOOK_SECONDS)
