@@ -128,7 +128,7 @@ def child() -> None:
 def _gradients(team: Team) -> list[float]:
     parameter = torch.nn.Parameter(torch.zeros(PARAMETERS))
     parameter.grad = torch.ones(PARAMETERS)
-    return [_timed(lambda: team.sum_gradients([parameter])) for _ in range(5)]
+    return [_timed(lambda: team.sum_gradients(team.pack_gradients([parameter]))) for _ in range(5)]
 
 
 def _timed(act) -> float:  # noqa: ANN001

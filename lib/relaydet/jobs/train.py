@@ -150,8 +150,8 @@ def _tell_paused(config: TrainConfig, reason: str) -> None:
     store = find_store(config.store, _silent)
     try:
         lease = acquire(store, config.run, detect().name, say=_silent, patient=False)
-    except LeaseHeldError:
-        return  # whoever holds it tells
+    except (LeaseHeldError, StoreError):
+        return  # whoever holds it tells; and why the run stopped is more than that
     try:
         status = RunFiles(store, config.run).status()
         if status and status.get("state") == "running":

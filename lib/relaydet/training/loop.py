@@ -30,7 +30,7 @@ from relaydet.training.micro_batch import (
 )
 from relaydet.training.sampling import Position
 from relaydet.training.schedule import Schedule, learning_rate
-from relaydet.training.team import ALONE, Team
+from relaydet.training.team import ALONE, Bucket, Team
 
 LOSSES = ("classifier", "box_reg", "objectness", "rpn_box_reg")
 """Of torchvision's detector, whose names have loss_ before them."""
@@ -156,11 +156,11 @@ def _gradients(
     learner.position.begin([image_CHW for image_CHW, _ in batch], learner.team)
     try:
         while True:
-            attempt = partial(_accumulate, learner, share, batch, step, micro_batch.size)
-            mine = unless_memory_runs_out(attempt, learner.device.device)
+            attempt = partial(_attempt, learner, share, batch, step, micro_batch.size)
+            mine, packed = unless_memory_runs_out(attempt, learner.device.device) or (None, [])
             losses = _summed(learner.team, mine)
             if losses is not None:
-                learner.team.sum_gradients(_parameters(learner.optimizer))
+                learner.team.sum_gradients(packed)
                 return losses
             put_back(norms, kept)
             learner.optimizer.zero_grad(set_to_none=True)
@@ -168,6 +168,14 @@ def _gradients(
     except RankLostError:
         put_back(norms, kept)  # the step is not taken, and a checkpoint may be
         raise
+
+
+def _attempt(
+    learner: Learner, share: Share, batch: Sequence[Sample], step: int, micro_batch: int
+) -> tuple[dict[str, float], list[Bucket]]:
+    """All of a step that takes memory: this rank's losses, and its gradients ready to be summed."""
+    losses = _accumulate(learner, share, batch, step, micro_batch)
+    return losses, learner.team.pack_gradients(_parameters(learner.optimizer))
 
 
 def _summed(team: Team, mine: dict[str, float] | None) -> dict[str, float] | None:

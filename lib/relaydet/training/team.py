@@ -42,6 +42,14 @@ _REASON_SECONDS = 3.0
 _FAILED, _STOPPED = "failed", "stopped"
 
 
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """Some gradients, and their values one after the other."""
+
+    gradients: list[torch.Tensor]
+    flat: torch.Tensor
+
+
 @dataclass(eq=False)
 class Team:
     """This rank and its connections to the others."""
@@ -119,31 +127,45 @@ class Team:
         """The sum of each value over all ranks; raises RankLostError."""
         return self._reduced(values, dist.ReduceOp.SUM)
 
-    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the ranks; a rank without one adds zero.
+    def pack_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> list[Bucket]:
+        """Copy the gradients into a few long tensors, to be summed; a rank without one adds zero.
+
+        Apart from the sum, so that memory may run out here and nobody waits for it.
 
         Args:
             parameters: the same ones in the same order on every rank.
+        """
+        if self.ranks == 1:
+            return []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        return [
+            Bucket(bucket, torch.cat([gradient.reshape(-1) for gradient in bucket]))
+            for bucket in _buckets(gradients)
+        ]
+
+    def sum_gradients(self, packed: Sequence[Bucket]) -> None:
+        """Replace every gradient by its sum over the ranks.
+
+        Args:
+            packed: of `pack_gradients`.
 
         Raises:
             RankLostError: a rank was lost; gradients are then of no use.
         """
         if self.ranks == 1:
             return
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [p.grad for p in parameters if p.grad is not None]
         with self._speaking():
             sums = [
-                (bucket, flat, dist.all_reduce(flat, group=self.gradients, async_op=True))
-                for bucket in _buckets(gradients)
-                for flat in [torch.cat([gradient.reshape(-1) for gradient in bucket])]
+                dist.all_reduce(bucket.flat, group=self.gradients, async_op=True)
+                for bucket in packed
             ]
-            for bucket, flat, work in sums:
+            for bucket, work in zip(packed, sums, strict=True):
                 work.wait()
-                parts = flat.split([gradient.numel() for gradient in bucket])
-                for gradient, part in zip(bucket, parts, strict=True):
+                parts = bucket.flat.split([gradient.numel() for gradient in bucket.gradients])
+                for gradient, part in zip(bucket.gradients, parts, strict=True):
                     gradient.copy_(part.view(gradient.shape))
 
     def tell_failure(self, reason: str) -> None:
