@@ -263,8 +263,8 @@ def _settle_scales(model: FasterRCNN) -> None:
     """Tell the box pool how much smaller than the image each level of the pyramid is.
 
     Left alone, torchvision works it out from the first images that a process shows the detector,
-    wrongly where those are padded to twice their height; what a resumed run learns would then
-    depend on where it was interrupted.
+    wrongly where those are padded to over 1.4 times their height; what a resumed run learns would
+    then depend on where it was interrupted.
     """
     size = (PROBE_SIDE, PROBE_SIDE)
     model.eval()

@@ -188,10 +188,9 @@ def train_here(
         stop.deadline = find_deadline(runtime, config.max_minutes)
         if team.ranks > 1:
             stop_without_parent(stop, FINISH_SECONDS if team.leads else FOLLOW_SECONDS)
-        with stop_on_signals(stop):
-            if not team.leads:
-                return _train_along(team, config, runtime, stop)
-            result = _train(team, config, runtime, stop, say, patient, open_bar)
+        if not team.leads:
+            return _train_along(team, config, runtime, stop)
+        result = _train(team, config, runtime, stop, say, patient, open_bar)
     say(str(result))
     return result
 
@@ -236,7 +235,8 @@ def _train(
         if finished:
             team.share_first(lambda: None)
             return finished
-        ended, log = _train_under(lease, places, ready, say, open_bar)
+        with stop_on_signals(stop):
+            ended, log = _train_under(lease, places, ready, say, open_bar)
     finally:
         lease.release()
     _tell_drive(places[0], say)
@@ -261,7 +261,8 @@ def _train_along(
     new = same_detector(plan, saved)
     trained = restore(plan.checkpoint, new, config, device, saved, _silent, team)
     step = plan.checkpoint.step if plan.checkpoint else 0
-    done = follow(run_steps(config, samples, trained, device, team, step, _silent), stop, team)
+    with stop_on_signals(stop):
+        done = follow(run_steps(config, samples, trained, device, team, step, _silent), stop, team)
     total = steps_per_epoch(len(samples), config.batch_size) * int(config.epochs or 0)
     outlook = look_ahead(step, done or step, total, 0.0)
     state = "done" if outlook.step == total else "paused"
