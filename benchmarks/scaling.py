@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 import torch
 
-from relaydet.training.team import Team, joined
+from relaydet.training.meeting import joined
+from relaydet.training.team import Team
 
 PARAMETERS = 41_076_761
 """Of resnet50_fpn for one category that train: stem and first stage are frozen, batch norms too."""

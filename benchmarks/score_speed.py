@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from relaydet.evaluation.records import detections_of, truth_of
+from relaydet.evaluation.records import truth_of
+from relaydet.evaluation.results import detections_of
 from relaydet.evaluation.score import score
 from relaydet.evaluation.significance import bootstrap
 

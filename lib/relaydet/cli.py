@@ -151,8 +151,9 @@ def _run(command: Any) -> int:
 
 
 def _score(command: ScoreConfig) -> None:
-    from relaydet.evaluation.records import detections_of, truth_of
+    from relaydet.evaluation.records import truth_of
     from relaydet.evaluation.report import metrics_table
+    from relaydet.evaluation.results import detections_of
     from relaydet.evaluation.score import score
 
     truth = truth_of(_read(command.ground_truth), str(command.ground_truth))

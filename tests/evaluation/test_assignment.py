@@ -21,7 +21,8 @@ from relaydet.evaluation.assignment import (
     operating_point,
     recall_by_size,
 )
-from relaydet.evaluation.records import detections_of, truth_of
+from relaydet.evaluation.records import truth_of
+from relaydet.evaluation.results import detections_of
 
 
 def case(seed: int):

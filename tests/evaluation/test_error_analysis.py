@@ -19,7 +19,8 @@ from relaydet.evaluation.error_analysis import (
     overlaps,
     split_errors,
 )
-from relaydet.evaluation.records import detections_of, truth_of
+from relaydet.evaluation.records import truth_of
+from relaydet.evaluation.results import detections_of
 from relaydet.evaluation.score import score
 
 OBJECT = one_object()["annotations"][0]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from relaydet.errors import RelayError
-from relaydet.evaluation.records import detections_of, truth_of
+from relaydet.evaluation.records import truth_of
+from relaydet.evaluation.results import detections_of
 
 TRUTH = {
     "images": [

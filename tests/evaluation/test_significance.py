@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from test_score import ENGINES, one_object, random_case
 
-from relaydet.evaluation.records import Detections, Truth, detections_of, truth_of
+from relaydet.evaluation.records import Detections, Truth, truth_of
+from relaydet.evaluation.results import detections_of
 from relaydet.evaluation.score import score
 from relaydet.evaluation.significance import MEASURES, bootstrap, match_once
 

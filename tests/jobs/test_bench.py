@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -128,3 +131,24 @@ def test_two_ranks_are_one_row(config):
     result = bench(replace(config, batch_sizes=(2,), gpus=2), say=quiet)
     (row,) = result.rows
     assert (row["gpus"], row["micro_batch"]) == (2, 1)
+
+
+@pytest.mark.slow
+def test_ranks_that_were_started_by_hand_are_one_row_as_well(config, tmp_path):
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "--", "relaydet", "bench", "--batch-sizes", "2", "--device", "cpu"),
+        *("--store", str(tmp_path), "--model", "small", "--image-size", "64", "--steps", "2"),
+        *("--workers", "0"),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = map(json.loads, (tmp_path / FILE).read_text().splitlines())
+    assert row["gpus"] == 2
+    assert done.stdout.count("All measurements are in") == 1

@@ -19,10 +19,6 @@ import msgspec
 import pytest
 import torch
 
-from relaydet.config import MergeConfig
-from relaydet.data.demo import write_demo
-from relaydet.jobs.merge import merge
-
 SECONDS = 120
 TOTAL = 15
 
@@ -32,12 +28,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """A store with a tiny dataset: three epochs of five steps at batch 4."""
-    folder = tmp_path_factory.mktemp("store")
-    street, search, _ = write_demo(tmp_path_factory.mktemp("scenes"), sizes=(14, 6, 2))
-    merge(MergeConfig("tiny", (street, search), ("person",), str(folder)), say=lambda _: None)
-    return folder
+def store(tiny_store):
+    return tiny_store
 
 
 @pytest.fixture

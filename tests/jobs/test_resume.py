@@ -23,11 +23,9 @@ import torch
 
 from relaydet.cli import main
 from relaydet.compat import detector_runs_in_float16_on_cpu
-from relaydet.config import MergeConfig, TrainConfig
-from relaydet.data.demo import write_demo
+from relaydet.config import TrainConfig
 from relaydet.errors import RelayError, StoreError
 from relaydet.jobs import train as train_job
-from relaydet.jobs.merge import merge
 from relaydet.jobs.train import train
 from relaydet.training import loop, saver, session, steps
 
@@ -51,12 +49,8 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """A store with a tiny dataset in it; its images are elsewhere."""
-    folder = tmp_path_factory.mktemp("store")
-    street, search, _ = write_demo(tmp_path_factory.mktemp("scenes"), sizes=(14, 6, 2))
-    merge(MergeConfig("tiny", (street, search), ("person",), str(folder)), say=lambda _: None)
-    return folder
+def store(tiny_store):
+    return tiny_store
 
 
 @pytest.fixture

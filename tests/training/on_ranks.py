@@ -22,10 +22,11 @@ from relaydet.model import build_model, recipe_of
 from relaydet.runtime.device import choose_device
 from relaydet.storage.store import open_store
 from relaydet.training.loop import build_optimizer
+from relaydet.training.meeting import joined
 from relaydet.training.micro_batch import MicroBatch
 from relaydet.training.restore import Restored
 from relaydet.training.steps import run_steps
-from relaydet.training.team import Team, joined
+from relaydet.training.team import Team
 
 CONFIG = TrainConfig(
     dataset="few",

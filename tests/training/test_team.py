@@ -17,7 +17,8 @@ from relaydet.data.demo import write_demo
 from relaydet.errors import RelayError
 from relaydet.jobs.merge import merge
 from relaydet.training import team as module
-from relaydet.training.team import Team, choose_ranks, is_rank, joined
+from relaydet.training.meeting import is_rank, joined
+from relaydet.training.team import Team, choose_ranks
 
 SCRIPT = Path(__file__).with_name("on_ranks.py")
 SECONDS = 150

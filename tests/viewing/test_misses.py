@@ -10,7 +10,8 @@ import pytest
 from relaydet.data.loader import evaluation_samples
 from relaydet.data.saved import load_dataset, open_sources
 from relaydet.evaluation.error_analysis import FalseAlarm
-from relaydet.evaluation.records import detections_of, truth_of
+from relaydet.evaluation.records import truth_of
+from relaydet.evaluation.results import detections_of
 from relaydet.viewing.draw import GREEN, ORANGE, RED, message_tile
 from relaydet.viewing.misses import Side, alarms_sheet, misses_sheet
 

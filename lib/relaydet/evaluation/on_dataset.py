@@ -18,7 +18,8 @@ from relaydet.errors import RelayError
 from relaydet.evaluation.analysis import Analysis, analyse
 from relaydet.evaluation.detectors import Detector
 from relaydet.evaluation.predict import Prediction, predict
-from relaydet.evaluation.records import Detections, Truth, detections_of, truth_of
+from relaydet.evaluation.records import Detections, Truth, truth_of
+from relaydet.evaluation.results import detections_of
 from relaydet.evaluation.score import METRICS, Scores, score, score_per_source
 from relaydet.evaluation.shards import Shards
 from relaydet.evaluation.significance import Significance, bootstrap

@@ -20,7 +20,8 @@ import numpy as np
 
 from relaydet.errors import RelayError
 from relaydet.evaluation.engines import ENGINES, FAST, REFERENCE, accumulated, evaluated
-from relaydet.evaluation.records import Detection, Detections, Truth, detections_of, truth_of
+from relaydet.evaluation.records import Detections, Truth, truth_of
+from relaydet.evaluation.results import Detection, detections_of
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 _AT_1, _AT_10, _AT_100 = range(3)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from relaydet.evaluation.records import Detection
+from relaydet.evaluation.results import Detection
 from relaydet.storage.store import Store
 
 BATCHES = 25

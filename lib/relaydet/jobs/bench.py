@@ -27,12 +27,13 @@ from relaydet.runtime.stop import StopRequest, stop_on_signals
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store
 from relaydet.training.launch import launch
+from relaydet.training.meeting import is_rank, joined
 from relaydet.training.members import device_of
 from relaydet.training.outlook import duration
 from relaydet.training.run_files import now
 from relaydet.training.settings import settle
 from relaydet.training.speed import WARM_UP, Speed, measure_speed
-from relaydet.training.team import Team, choose_ranks, is_rank, joined, refuse_small_batch
+from relaydet.training.team import Team, choose_ranks, refuse_small_batch
 from relaydet.viewing.pictures import Picture, png
 from relaydet.viewing.progress import bar, step_bar
 from relaydet.viewing.speed_chart import machine_of, speed_chart
@@ -52,6 +53,7 @@ class Timed:
     """What the ranks measured."""
 
     rows: list[SpeedLine]
+    """Of rank 0; empty on the others."""
     stopped: str
     """Why it ended early; empty where it did not."""
 
@@ -103,6 +105,8 @@ def bench(config: BenchConfig, say: Callable[[str], None] = print) -> BenchResul
         timed = msgspec.convert(launch(asked, "bench", ranks, 0, say, step_bar), Timed)
     if timed.stopped:
         raise RelayError(f"Nothing was added: {timed.stopped}; run it again to measure.")
+    if not timed.rows:
+        return BenchResult([], [], store.describe(FILE))
     result = BenchResult(timed.rows, _add(store, timed.rows), store.describe(FILE))
     say(str(result))
     return result
@@ -136,7 +140,7 @@ def time_here(
             precision = str(device.dtype).removeprefix("torch.")
             place = _Place(_machine(names), team, runtime.name, precision)
             rows.append(_row(speed, settled, config, place))
-    return Timed(rows, "")
+    return Timed(rows if team.leads else [], "")
 
 
 def _settled(

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from relaydet.config import TrainConfig, check_name, parse_images
-from relaydet.data.loader import Samples, training_samples
+from relaydet.config import TrainConfig, check_name
+from relaydet.data.loader import Samples
 from relaydet.data.order import share_of, steps_per_epoch
-from relaydet.data.saved import SavedDataset, annotations_name, load_dataset, open_sources
-from relaydet.errors import LeaseHeldError, RankLostError, RelayError, StoreError
+from relaydet.data.saved import SavedDataset
+from relaydet.errors import LeaseHeldError, RankLostError, StoreError
 from relaydet.model import BuiltModel, recipe_of
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import Runtime, detect
@@ -24,9 +24,11 @@ from relaydet.storage.fenced import Fenced
 from relaydet.storage.lease import Lease, acquire
 from relaydet.storage.store import Store
 from relaydet.storage.troubles import on_drive
-from relaydet.training.checkpoint import Keep, Lineage, folder_of, newest_manifest
+from relaydet.training.checkpoint import Keep, Lineage, folder_of
 from relaydet.training.export import is_exported
+from relaydet.training.found import dataset_of, legible, places_of, samples_of, started_config
 from relaydet.training.launch import launch
+from relaydet.training.meeting import is_rank, joined
 from relaydet.training.members import (
     Plan,
     agree,
@@ -39,7 +41,6 @@ from relaydet.training.outlook import Outlook, look_ahead
 from relaydet.training.restore import build, restore
 from relaydet.training.resume import (
     Start,
-    earlier_outputs,
     find_start,
     forget_unsent,
     highest_token,
@@ -50,7 +51,7 @@ from relaydet.training.saver import Saver
 from relaydet.training.session import FINISH_SECONDS, Ended, Session
 from relaydet.training.settings import refuse_nonsense, settle
 from relaydet.training.steps import follow, run_steps
-from relaydet.training.team import Team, choose_ranks, is_rank, joined, refuse_small_batch
+from relaydet.training.team import Team, choose_ranks, refuse_small_batch
 from relaydet.viewing.charts import loss_chart
 from relaydet.viewing.pictures import Picture, png
 from relaydet.viewing.progress import bar, step_bar
@@ -205,13 +206,13 @@ def _train(
     open_bar: Callable[[str, int, int], Any],
 ) -> TrainResult:
     """The part of the process that holds the lease, writes and talks."""
-    places = _places(config, runtime, say)
+    places = places_of(config, runtime, say)
     device = device_of(team, config.device, config.precision, runtime)
-    started = next((c for place in places if (c := _started(place, config.run, say))), None)
+    started = next((c for place in places if (c := started_config(place, config.run, say))), None)
     config = settle(started, config, device.device.type, say)
     refuse_small_batch(config.batch_size, team.ranks)
-    saved = _dataset(places, config)
-    samples = _samples(saved, config)
+    saved = dataset_of(places, config)
+    samples = samples_of(saved, config, bar)
     finished = _finished(places[0], config, samples, say)
     if finished:
         team.share_first(lambda: None)
@@ -254,9 +255,9 @@ def _train_along(
         outlook = look_ahead(0, 0, 0, 0.0)
         return TrainResult(asked.run, "done", "", False, outlook, [], "")
     config = own_config(plan, asked)
-    places = _places(config, runtime, _silent)
-    saved = _dataset(places, config)
-    samples = _samples(saved, config)
+    places = places_of(config, runtime, _silent)
+    saved = dataset_of(places, config)
+    samples = samples_of(saved, config, bar)
     agree(team, saved, len(samples), device)
     new = same_detector(plan, saved)
     trained = restore(plan.checkpoint, new, config, device, saved, _silent, team)
@@ -273,50 +274,12 @@ def _silent(_line: str) -> None:
     """What rank 0 says is enough."""
 
 
-def _places(config: TrainConfig, runtime: Runtime, say: Callable[[str], None]) -> list[Store]:
-    """The store, and those in which the run was trained before."""
-    return [
-        find_store(config.store, say),
-        *earlier_outputs(config.run, config.resume_from, runtime),
-    ]
-
-
-def _dataset(places: Sequence[Store], config: TrainConfig) -> SavedDataset:
-    """The dataset, from the store or where the run was trained before."""
-    having = [place for place in places if place.exists(annotations_name(config.dataset))]
-    return load_dataset((having or places)[0], config.dataset)
-
-
-def _started(store: Store, run: str, say: Callable[[str], None]) -> TrainConfig | None:
-    """What a run was started with: by its config.json, else by its newest checkpoint."""
-    found = _legible(RunFiles(store, run).config, None, say)
-    manifest = None if found else newest_manifest(store, run)
-    if not manifest or "config" not in manifest:
-        return found
-    say(f"run {run!r}: what it was started with is taken from its newest checkpoint")
-    try:
-        return msgspec.convert(manifest["config"], TrainConfig, strict=False)
-    except msgspec.ValidationError:
-        return found  # of a version with other fields; `settle` then decides as for a new run
-
-
-def _legible(read: Callable[[], Any], otherwise: Any, say: Callable[[str], None]) -> Any:
-    """What a file of the run says; a damaged one counts as absent, and is named."""
-    try:
-        return read()
-    except StoreError:
-        raise
-    except RelayError as error:
-        say(f"{str(error).partition(';')[0]}; it counts as absent")
-        return otherwise
-
-
 def _finished(
     store: Store, config: TrainConfig, samples: Samples, say: Callable[[str], None]
 ) -> TrainResult | None:
     """What there is to say of a run that is done; None while there is something to train."""
     files = RunFiles(store, config.run)
-    status = _legible(files.status, None, say)
+    status = legible(files.status, None, say)
     total = steps_per_epoch(len(samples), config.batch_size) * int(config.epochs or 0)
     if not status or status.get("state") != "done" or status.get("step", 0) < total:
         return None
@@ -324,7 +287,7 @@ def _finished(
         say(f"run {config.run!r} is done, but its weights are not whole: exporting them again")
         return None
     outlook = look_ahead(0, total, total, 0.0)
-    log: list[LogLine] = _legible(files.log, [], say)
+    log: list[LogLine] = legible(files.log, [], say)
     return TrainResult(config.run, "done", "", False, outlook, log, files.where)
 
 
@@ -370,7 +333,7 @@ def _train_under(
         lambda: forget_unsent(unsent, token - 1),
     )
     files = RunFiles(store, config.run, saver.write)
-    logs = (_legible(RunFiles(place, config.run).log, [], say) for place in places)
+    logs = (legible(RunFiles(place, config.run).log, [], say) for place in places)
     log: list[LogLine] = max(logs, key=len)  # the others are what it was a while ago
     session = Session(
         files=files,
@@ -444,17 +407,3 @@ def _tell_drive(store: Store, say: Callable[[str], None]) -> None:
             "Drive uploads what was written in its own time: leave this runtime connected for a"
             " few minutes before you close it"
         )
-
-
-def _samples(saved: SavedDataset, config: TrainConfig) -> Samples:
-    unknown = sorted(set(config.include) - set(saved.locations))
-    if unknown:
-        raise RelayError(
-            f"INCLUDE: dataset {saved.name!r} has no source {unknown[0]!r}; it has"
-            f" {', '.join(sorted(saved.locations))}."
-        )
-    folders = open_sources(saved, parse_images(config.images, saved.locations), config.include, bar)
-    samples = training_samples(saved.dataset, folders, config.include)
-    if not len(samples):
-        raise RelayError(f"Dataset {saved.name!r} has no image to train on; check INCLUDE.")
-    return samples

@@ -91,9 +91,8 @@ def devices_to_share(device: Device, asked: str) -> list[torch.device]:
         device: what was chosen.
         asked: what was asked for, as `choose_device` took it.
     """
-    if device.device.type != "cuda" or asked not in ("auto", "cuda"):
-        return [device.device]
-    return [torch.device("cuda", number) for number in usable(gpu_facts())]
+    numbers = devices_to_use(asked) if device.device.type == "cuda" else []
+    return [torch.device("cuda", number) for number in numbers] or [device.device]
 
 
 def devices_to_use(asked: str) -> list[int]:

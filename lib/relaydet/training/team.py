@@ -13,11 +13,9 @@ Words go over gloo, on the CPU; gradients over NCCL where the devices are GPUs.
 
 from __future__ import annotations
 
-import os
 import re
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,16 +25,12 @@ import torch
 import torch.distributed as dist
 
 from relaydet.errors import RankLostError, RelayError
+from relaydet.training.notes import has, leave
 
 T = TypeVar("T")
 
-JOIN_SECONDS = 600.0
-"""How long ranks wait until all have come."""
-PREPARE_SECONDS = 3600.0
-"""How long they wait for one that fetches images, or waits for a lease."""
 BUCKET_BYTES = 25 * 2**20
 """Gradients are summed in pieces of about so much, as DistributedDataParallel does."""
-_LOOK_SECONDS = 0.05
 _REASON_SECONDS = 3.0
 """How long a lost rank's own words are waited for."""
 _FAILED, _STOPPED = "failed", "stopped"
@@ -113,8 +107,8 @@ class Team:
         Args:
             reason: this rank's own.
         """
-        if self.ranks > 1 and reason and not _has(self.store, _STOPPED):
-            _leave(self.store, _STOPPED, reason)
+        if self.ranks > 1 and reason and not has(self.store, _STOPPED):
+            leave(self.store, _STOPPED, reason)
         if not self.any(reason is not None):
             return None
         return reason or self.store.get(_STOPPED).decode()
@@ -170,8 +164,8 @@ class Team:
 
     def tell_failure(self, reason: str) -> None:
         """Leave word for the others why this rank ends; the first one's stays."""
-        if self.store is not None and not _has(self.store, _FAILED):
-            _leave(self.store, _FAILED, f"Rank {self.rank}: {reason}")
+        if self.store is not None and not has(self.store, _FAILED):
+            leave(self.store, _FAILED, f"Rank {self.rank}: {reason}")
 
     def _reduced(self, values: Sequence[float], how: Any) -> list[float]:
         if self.ranks == 1:
@@ -194,18 +188,18 @@ class Team:
         """Which rank did not answer, by the notes that all leave."""
         until = time.monotonic() + _REASON_SECONDS
         try:
-            while not _has(self.store, _FAILED) and time.monotonic() < until:
+            while not has(self.store, _FAILED) and time.monotonic() < until:
                 time.sleep(0.1)
-            if _has(self.store, _FAILED):
+            if has(self.store, _FAILED):
                 return RankLostError(self.store.get(_FAILED).decode(), told=True)
             said = [int(self.store.get(f"said/{rank}")) for rank in range(self.ranks)]
         except RuntimeError:
-            return RankLostError(f"The other ranks cannot be reached ({_first_line(error)})")
+            return RankLostError(f"The other ranks cannot be reached ({first_line(error)})")
         behind = [str(rank) for rank, count in enumerate(said) if count < self.said]
         if not behind and self.ranks == 2:
             behind = [str(1 - self.rank)]
         who = f"Rank {', '.join(behind)}" if behind else "A rank"
-        return RankLostError(f"{who} does not answer any more ({_first_line(error)})")
+        return RankLostError(f"{who} does not answer any more ({first_line(error)})")
 
 
 ALONE = Team()
@@ -248,118 +242,6 @@ def refuse_small_batch(batch_size: int, ranks: int) -> None:
         )
 
 
-def is_rank(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether torchrun started this process as one of several."""
-    return int(environment.get("WORLD_SIZE") or 1) > 1 and "MASTER_ADDR" in environment
-
-
-@contextmanager
-def joined(answer_minutes: float, environment: Mapping[str, str] = os.environ) -> Iterator[Team]:
-    """Meet the other ranks that torchrun started, or be alone where it started none.
-
-    Whatever this rank fails with, the others are told.
-
-    Args:
-        answer_minutes: minutes after which a rank that does not answer in a step counts as lost.
-        environment: torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, ...).
-
-    Raises:
-        RelayError: not all came in time, or the port is taken.
-    """
-    if not is_rank(environment):
-        yield Team()
-        return
-    team = _join(answer_minutes, environment)
-    try:
-        yield team
-    except RankLostError:
-        raise  # its own words are known to all, or it had none
-    except BaseException as error:
-        team.tell_failure(str(error) if isinstance(error, RelayError) else repr(error))
-        raise
-    # After a failure the connections end with the process: closing them could wait for ever.
-    dist.destroy_process_group()
-
-
-def _join(answer_minutes: float, environment: Mapping[str, str]) -> Team:
-    rank, ranks = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-    address = f"{environment['MASTER_ADDR']}:{environment.get('MASTER_PORT')}"
-    try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
-        store = dist.PrefixStore(_meet(store, rank, ranks), store)
-        store.set(f"said/{rank}", "0")
-        dist.init_process_group(
-            "gloo",
-            store=dist.PrefixStore("torch", store),
-            rank=rank,
-            world_size=ranks,
-            timeout=timedelta(seconds=PREPARE_SECONDS),
-        )
-        answer = timedelta(minutes=answer_minutes)
-        words = dist.new_group(backend="gloo", timeout=answer)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise RelayError(
-            f"The {ranks} ranks could not meet at {address} ({_first_line(error)}); check that all"
-            " machines can reach that port, that nothing else uses it, and that all were started."
-        ) from error
-    return Team(
-        rank=rank,
-        ranks=ranks,
-        local_rank=int(environment.get("LOCAL_RANK", 0)),
-        nodes=-(-ranks // int(environment.get("LOCAL_WORLD_SIZE", ranks))),
-        store=store,
-        words=words,
-        gradients=words,
-        answer=answer,
-    )
-
-
-def _meet(store: Any, rank: int, ranks: int) -> str:
-    """A name for this gathering, the same on all ranks.
-
-    The store outlives ranks that died, and has their notes: so rank 0 makes the name, and hands it
-    to whoever answers now.
-    """
-    until = time.monotonic() + JOIN_SECONDS
-    if rank:
-        mine = uuid.uuid4().hex
-        _leave(store, f"hello/{rank}", mine)
-        if not _found(store, f"answer/{mine}", until):
-            raise RuntimeError(f"rank 0 did not come within {JOIN_SECONDS / 60:g} min")
-        name = store.get(f"answer/{mine}").decode()
-        _leave(store, f"here/{name}/{rank}", "")
-        return name
-    name, missing = uuid.uuid4().hex, list(range(1, ranks))
-    while missing:
-        for other in missing:
-            if _has(store, f"hello/{other}"):
-                _leave(store, f"answer/{store.get(f'hello/{other}').decode()}", name)
-        missing = [o for o in missing if not _has(store, f"here/{name}/{o}")]
-        if missing and time.monotonic() > until:
-            who = ", ".join(map(str, missing))
-            raise RuntimeError(f"rank {who} did not come within {JOIN_SECONDS / 60:g} min")
-        time.sleep(_LOOK_SECONDS)
-    return name
-
-
-def _leave(store: Any, name: str, note: str) -> None:
-    """Leave a note that can be looked for without waiting, which torch's stores of 2.0 cannot."""
-    store.set(name, note)
-    store.add(f"{name}#", 1)
-
-
-def _has(store: Any, name: str) -> bool:
-    return store.add(f"{name}#", 0) > 0
-
-
-def _found(store: Any, name: str, until: float) -> bool:
-    while not _has(store, name):
-        if time.monotonic() > until:
-            return False
-        time.sleep(_LOOK_SECONDS)
-    return True
-
-
 def _buckets(gradients: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
     """In order, by about BUCKET_BYTES."""
     buckets: list[list[torch.Tensor]] = [[]]
@@ -373,7 +255,7 @@ def _buckets(gradients: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
     return buckets
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What an error says, without the place in gloo's source before it and advice behind it."""
     first = (str(error).strip() or "no reason").splitlines()[0]
     return re.sub(r"^\[\S*\]\s*", "", first).split(". ")[0].rstrip(".")
