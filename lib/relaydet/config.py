@@ -146,6 +146,8 @@ class TrainConfig:
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "auto"
     """auto, float32, bfloat16 or float16."""
+    plain: bool = False
+    """Compute as torchvision does: none of our faster ways, and float32 unless asked otherwise."""
     deterministic: bool = False
     """On CUDA: bit-equal results from run to run, at some speed (a CPU always is)."""
     images: tuple[str, ...] = ()
@@ -260,6 +262,8 @@ class BenchConfig:
     """auto, cpu, cuda, mps."""
     precision: str = "auto"
     """auto, float32, bfloat16 or float16."""
+    plain: bool = False
+    """Compute as torchvision does: none of our faster ways, and float32 unless asked otherwise."""
     workers: int | None = None
     """Loader processes; None decides from the number of cores."""
     images: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from relaydet.config import MergeConfig
 from relaydet.data.demo import write_demo
 from relaydet.errors import RelayError
 from relaydet.jobs.merge import merge
-from relaydet.training import team as module
+from relaydet.training import meeting as module
 from relaydet.training.meeting import is_rank, joined
 from relaydet.training.team import Team, choose_ranks
 

@@ -19,9 +19,9 @@ from torchvision.models.detection import FasterRCNN
 
 from relaydet.data.loader import Samples, batches_of_one_shape, read_batches
 from relaydet.errors import RelayError
-from relaydet.evaluation.fold import folded
 from relaydet.evaluation.results import Detection
 from relaydet.evaluation.shards import BATCHES, Shards
+from relaydet.speedups.fold import folded
 from relaydet.training.loop import to_device
 from relaydet.training.micro_batch import MicroBatch, unless_memory_runs_out
 

@@ -122,7 +122,7 @@ def time_here(
     stop = StopRequest() if stop is None else stop
     runtime = detect()
     with joined(answer_minutes=10) as team, _samples(config) as samples, stop_on_signals(stop):
-        device = device_of(team, config.device, config.precision, runtime)
+        device = device_of(team, config, runtime)
         if team.leads:
             say(f"device: {device.name} ({device.reason})")
         rows: list[SpeedLine] = []

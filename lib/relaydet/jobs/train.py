@@ -207,7 +207,7 @@ def _train(
 ) -> TrainResult:
     """The part of the process that holds the lease, writes and talks."""
     places = places_of(config, runtime, say)
-    device = device_of(team, config.device, config.precision, runtime)
+    device = device_of(team, config, runtime)
     started = next((c for place in places if (c := started_config(place, config.run, say))), None)
     config = settle(started, config, device.device.type, say)
     refuse_small_batch(config.batch_size, team.ranks)
@@ -249,7 +249,7 @@ def _train_along(
     team: Team, asked: TrainConfig, runtime: Runtime, stop: StopRequest
 ) -> TrainResult:
     """The part of every other process: to train what the first one has found."""
-    device = device_of(team, asked.device, asked.precision, runtime)
+    device = device_of(team, asked, runtime)
     plan: Plan | None = team.share_first(lambda: None)
     if plan is None:
         outlook = look_ahead(0, 0, 0, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,6 +44,8 @@ class Device:
     """Why this device, this precision and this layout."""
     channels_last: bool = True
     """Whether weights and images lie in memory pixel by pixel (NHWC)."""
+    quick: bool = True
+    """Whether a detector computes in our faster ways instead of torchvision's."""
     memory_total: int | None = None
     """Bytes of a GPU; None elsewhere."""
     memory_free: int | None = None
@@ -82,6 +84,12 @@ def choose_device(asked: str = "auto", precision: str = "auto", runtime: str = "
     if device.type == "cuda":
         return _asked_cuda(asked, device.index, gpu_facts(), precision, runtime)
     return _without_cuda(device, precision, "asked for")
+
+
+def plainly(device: Device) -> Device:
+    """The same device, on which everything is computed as torchvision does."""
+    reason = f"{device.reason.rpartition(';')[0]}; plain: asked for"
+    return replace(device, channels_last=False, quick=False, reason=reason)
 
 
 def devices_to_share(device: Device, asked: str) -> list[torch.device]:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 import relaydet
-from relaydet.config import TrainConfig
+from relaydet.config import BenchConfig, TrainConfig
 from relaydet.data.saved import SavedDataset
 from relaydet.errors import RelayError
 from relaydet.model import BuiltModel, build_model
 from relaydet.runtime.detect import Runtime
-from relaydet.runtime.device import Device, choose_device, choose_rank_device
+from relaydet.runtime.device import Device, choose_device, choose_rank_device, plainly
 from relaydet.training.checkpoint import Checkpoint
 from relaydet.training.team import Team
 
@@ -22,19 +22,26 @@ _OWN_FIELDS = ("store", "images", "workers", "device", "max_minutes")
 """What each rank was told itself: machines are not alike."""
 
 
-def device_of(team: Team, asked: str, precision: str, runtime: Runtime) -> Device:
+def device_of(team: Team, asked: TrainConfig | BenchConfig, runtime: Runtime) -> Device:
     """The device of this rank; gradients then go the way that it takes.
+
+    Args:
+        team: the ranks.
+        asked: its device, precision and plain count.
+        runtime: where this is.
 
     Raises:
         RelayError: it cannot be used, or there are more ranks here than GPUs.
     """
+    precision = "float32" if asked.plain and asked.precision == "auto" else asked.precision
     if team.ranks == 1:
-        return choose_device(asked, precision, runtime.name)
-    device = choose_rank_device(asked, precision, runtime.name, team.local_rank)
-    if device.device.type == "cuda":
-        torch.cuda.set_device(device.device)
-        team.use_gpus()
-    return device
+        device = choose_device(asked.device, precision, runtime.name)
+    else:
+        device = choose_rank_device(asked.device, precision, runtime.name, team.local_rank)
+        if device.device.type == "cuda":
+            torch.cuda.set_device(device.device)
+            team.use_gpus()
+    return plainly(device) if asked.plain else device
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class Facts:
     dataset: str
     images: int
     precision: str
+    plain: bool
     device: str
 
 
@@ -97,7 +105,9 @@ def agree(team: Team, saved: SavedDataset, images: int, device: Device) -> None:
         RelayError: a rank has another version, dataset, precision or kind of device.
     """
     precision = str(device.dtype).removeprefix("torch.")
-    mine = Facts(relaydet.__version__, saved.sha256, images, precision, device.device.type)
+    mine = Facts(
+        relaydet.__version__, saved.sha256, images, precision, not device.quick, device.device.type
+    )
     told = team.gather((platform.node(), mine))
     (_, first), *others = told
     for rank, (host, facts) in enumerate(others, start=1):
@@ -115,12 +125,14 @@ _SAID = {
     "dataset": "the dataset (SHA-256)",
     "images": "the number of images",
     "precision": "the precision",
+    "plain": "PLAIN",
     "device": "the kind of device",
 }
 _REMEDIES = {
     "relaydet": "install the same on all machines",
     "dataset": "give all machines one STORE, or the same merged dataset",
     "images": "give all the same INCLUDE",
+    "plain": "give all the same PLAIN",
     "precision": "set PRECISION to one that all have, such as float32",
     "device": "start ranks on machines that are alike",
 }

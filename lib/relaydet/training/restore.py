@@ -15,6 +15,7 @@ from relaydet.data.saved import SavedDataset
 from relaydet.errors import RelayError
 from relaydet.model import BuiltModel, build_model, recipe_of
 from relaydet.runtime.device import Device
+from relaydet.speedups import speed_up
 from relaydet.training.checkpoint import Checkpoint
 from relaydet.training.loop import autocast, build_optimizer, build_scaler
 from relaydet.training.micro_batch import (
@@ -65,12 +66,7 @@ def restore(
     built = new if new and not checkpoint else build(config, saved, checkpoint)
     if config.sync_batch_norm:
         built = _synchronised(built, device, team, say)
-    built.model.to(device.device)
-    if device.channels_last:
-        built.model.to(memory_format=torch.channels_last)
-    built.model.train()
-    optimizer = build_optimizer(built.model, recipe_of(config.model))
-    scaler = build_scaler(device)
+    optimizer, scaler = equip(built, device)
     if checkpoint:
         try:
             built.model.load_state_dict(checkpoint.state["model"])
@@ -86,6 +82,17 @@ def restore(
     if checkpoint:
         _tell_changes(checkpoint, micro_batch.size, device, built, say, team)
     return Restored(built, optimizer, scaler, micro_batch)
+
+
+def equip(built: BuiltModel, device: Device) -> tuple[torch.optim.Optimizer, Any]:
+    """Bring a detector to the device, and make what trains it there: optimizer and loss scaler."""
+    built.model.to(device.device)
+    if device.channels_last:
+        built.model.to(memory_format=torch.channels_last)
+    built.model.train()
+    if device.quick:
+        speed_up(built.model)
+    return build_optimizer(built.model, recipe_of(built.name)), build_scaler(device)
 
 
 def _micro_batch(
@@ -144,6 +151,10 @@ def build(config: TrainConfig, saved: SavedDataset, checkpoint: Checkpoint | Non
     return build_model(config.model, categories, "none", config.image_size, frozen=frozen)
 
 
+_UNTOLD = {"ranks": 1, "plain": True}
+"""What a checkpoint was made with that does not say."""
+
+
 def _tell_changes(
     checkpoint: Checkpoint,
     micro_batch: int,
@@ -159,9 +170,10 @@ def _tell_changes(
         "device": device.name,
         "threads": torch.get_num_threads(),
         "ranks": team.ranks,
+        "plain": not device.quick,
     }
     for fact, value in now.items():
-        was = before.get(fact, 1 if fact == "ranks" else value)
+        was = before.get(fact, _UNTOLD.get(fact, value))
         if was != value and (fact != "threads" or device.device.type == "cpu"):
             say(
                 f"{fact}: {was} until now, {value} from here on; the samples stay the same, the"

@@ -211,6 +211,7 @@ class Session:
             "torch": str(torch.__version__),
             "device": self.device.name,
             "threads": torch.get_num_threads(),
+            "plain": not self.device.quick,
             "ranks": self.team.ranks,
         }
 

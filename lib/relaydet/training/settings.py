@@ -31,6 +31,7 @@ _FREE_FIELDS = frozenset(
         "workers",
         "device",
         "precision",
+        "plain",
         "deterministic",
     }
 )

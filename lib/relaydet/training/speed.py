@@ -13,13 +13,13 @@ import torch
 from relaydet.config import TrainConfig
 from relaydet.data.loader import Samples
 from relaydet.data.order import share_of, steps_per_epoch
-from relaydet.model import build_model, recipe_of
+from relaydet.model import build_model
 from relaydet.runtime.device import Device
 from relaydet.runtime.memory import give_back
 from relaydet.runtime.stop import StopRequest
-from relaydet.training.loop import Step, build_optimizer, build_scaler
+from relaydet.training.loop import Step
 from relaydet.training.micro_batch import MicroBatch
-from relaydet.training.restore import Restored
+from relaydet.training.restore import Restored, equip
 from relaydet.training.steps import run_steps
 from relaydet.training.team import Team
 
@@ -98,12 +98,9 @@ def measure_speed(
 
 def _new(config: TrainConfig, device: Device, team: Team) -> Restored:
     built = build_model(config.model, ["object"], "none", config.image_size)
-    built.model.to(device.device).train()
-    if device.channels_last:
-        built.model.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(built.model, recipe_of(config.model))
+    optimizer, scaler = equip(built, device)
     micro_batch = MicroBatch(share_of(config.batch_size, 0, team.ranks).most)
-    return Restored(built, optimizer, build_scaler(device), micro_batch)
+    return Restored(built, optimizer, scaler, micro_batch)
 
 
 def _summed_up(steps: list[Step], batch_size: int, peak: int, micro_batch: int) -> Speed:

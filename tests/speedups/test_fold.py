@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from relaydet.evaluation.fold import folded
 from relaydet.model import build_model
+from relaydet.speedups.fold import folded
 
 
 def norms(model: nn.Module) -> int:

@@ -1,0 +1,371 @@
+"""Our training step beside torchvision's reference loop, in turn on one machine.
+
+Both train the same detector from the same weights on the same images in the same batches, A B A B,
+from files on disk to the optimizer's step. `--parts` also says where the time of each goes.
+
+Utilisation: the model's floating-point operations (torch's counter, forward and backward) over what
+the chip reaches in a large matrix product of the same precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from reference_loop import Photo, decode, loader, reference_steps, transform
+from step_parts import clocked, ours_of_an_image, reference_of_an_image
+
+from relaydet.config import MergeConfig, SourceConfig, TrainConfig
+from relaydet.data.demo import write_demo
+from relaydet.data.loader import Samples, training_samples
+from relaydet.data.order import epoch_batches
+from relaydet.data.saved import load_dataset, open_sources
+from relaydet.jobs.merge import merge
+from relaydet.model import build_model
+from relaydet.runtime.device import Device, choose_device, plainly
+from relaydet.runtime.memory import give_back
+from relaydet.storage.local import LocalStore
+from relaydet.training.micro_batch import MicroBatch
+from relaydet.training.restore import Restored, equip
+from relaydet.training.steps import run_steps
+from relaydet.training.team import ALONE
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco128"
+MODELS = ("resnet50_fpn", "mobilenet_v3_large_320_fpn")
+RATE = 1e-6  # nothing is learnt: each step of both sides does the same work
+PARTS = ("transfer", "forward", "losses", "backward", "optimizer")
+MATRIX = 4096
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, by all sides alike."""
+
+    model: str
+    image_size: int
+    batch_size: int
+    workers: int
+    samples: Samples
+    photos: list[Photo]
+    categories: list[str]
+
+    def batches(self) -> list[list[int]]:
+        """Image numbers of the first epochs' batches."""
+        groups = self.samples.groups_M()
+        epochs = (epoch_batches(0, epoch, groups, self.batch_size) for epoch in range(64))
+        return [batch.tolist() for epoch in epochs for batch in epoch]
+
+
+@dataclass
+class Side:
+    """One of those that take turns."""
+
+    name: str
+    steps: Iterator[Any]
+    device: Device
+    places: dict[str, list[tuple[Any, str]]]
+    bytes_held: int
+    """What it holds on the GPU between steps."""
+    model: torch.nn.Module
+
+
+def reference(task: Task, device: Device, amp: bool) -> Side:
+    """Torchvision's loop."""
+    import reference_loop
+
+    before = held(device)
+    built = build_model(task.model, task.categories, "none", task.image_size, frozen=True)
+    model = built.model.to(device.device).train()
+    for part in (model.rpn, model.roi_heads):
+        part.box_coder = torchvision.models.detection._utils.BoxCoder(part.box_coder.weights)
+    feed = loader(task.photos, task.batches(), task.workers)
+    steps = reference_steps(model, feed, device.device, amp, RATE)
+    places = {
+        **places_of(model),
+        "transfer": [(reference_loop, "to_device")],
+        "optimizer": [(torch.optim.SGD, "step")],
+    }
+    name = f"torchvision's loop, {'--amp' if amp else 'float32'}"
+    return Side(name, steps, device, places, held(device) - before, model)
+
+
+def ours(task: Task, device: Device, name: str) -> Side:
+    """The steps of a run."""
+    from relaydet.training import loop
+
+    before = held(device)
+    built = build_model(task.model, task.categories, "none", task.image_size, frozen=True)
+    optimizer, scaler = equip(built, device)
+    trained = Restored(built, optimizer, scaler, MicroBatch(task.batch_size))
+    config = TrainConfig(
+        model=task.model,
+        epochs=64,
+        batch_size=task.batch_size,
+        learning_rate=RATE,
+        image_size=task.image_size,
+        workers=task.workers,
+    )
+    steps = run_steps(config, task.samples, trained, device, ALONE, 0, print)
+    places = {
+        **places_of(built.model),
+        "transfer": [(loop, "to_device")],
+        "optimizer": [(optimizer, "step")],
+    }
+    return Side(name, steps, device, places, held(device) - before, built.model)
+
+
+def places_of(model: Any) -> dict[str, list[tuple[Any, str]]]:
+    """What both sides have in common."""
+    from torchvision.models.detection import roi_heads
+
+    return {
+        "forward": [(model, "forward")],
+        "losses": [(model.rpn, "compute_loss"), (roi_heads, "fastrcnn_loss")],
+        "backward": [(torch.Tensor, "backward")],
+    }
+
+
+def held(device: Device) -> int:
+    return torch.cuda.memory_allocated(device.device) if device.device.type == "cuda" else 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A side's steps, in seconds."""
+
+    name: str
+    seconds: list[float]
+    peak: int | None
+    """Bytes on the GPU at most, its own alone."""
+
+    def row(self, task: Task, work: float | None, rate: float, peer: float) -> list[str]:
+        """A line of the table; work: operations an image, rate: the chip's a second."""
+        low, median, high = np.percentile(self.seconds, [25, 50, 75]).tolist()
+        used = f"{100 * work * task.batch_size / median / rate:.0f} %" if work else "-"
+        return [
+            *(task.model, str(task.image_size), str(task.batch_size), self.name),
+            *(f"{median:.3f}", f"{low:.3f}-{high:.3f}", f"{task.batch_size / median:.2f}"),
+            *(f"{peer / median:.2f}", used, f"{self.peak / 1e9:.2f}" if self.peak else "-"),
+        ]
+
+
+HEAD = (
+    *("model", "px", "batch", "side", "s a step", "quartiles", "images/s", "x the peer's"),
+    *("of the chip", "GB"),
+)
+
+
+def take_turns(sides: Sequence[Side], rounds: int, warm_up: int) -> list[Measured]:
+    """A B A B; the first rounds are not counted."""
+    seconds: list[list[float]] = [[] for _ in sides]
+    peaks = [0] * len(sides)
+    for turn in range(warm_up + rounds):
+        for number, side in enumerate(sides):
+            device = side.device.device
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            others = held(side.device) - side.bytes_held
+            began = time.perf_counter()
+            next(side.steps)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if turn >= warm_up:
+                seconds[number].append(time.perf_counter() - began)
+            if device.type == "cuda":
+                peak = torch.cuda.max_memory_allocated(device) - others
+                peaks[number] = max(peaks[number], peak)
+    return [
+        Measured(side.name, taken, peak or None)
+        for side, taken, peak in zip(sides, seconds, peaks, strict=True)
+    ]
+
+
+def parts_of(side: Side, rounds: int) -> dict[str, float]:
+    """Seconds of a step by part; the device is waited for around each, so the sum is a bit more."""
+    with clocked(side.places, side.device.device) as seconds:
+        began = time.perf_counter()
+        for _ in range(rounds):
+            next(side.steps)
+        whole = time.perf_counter() - began
+    parts = {part: seconds[part] / rounds for part in PARTS}
+    return {**parts, "idle": whole / rounds - sum(parts.values())}
+
+
+def loading(task: Task) -> dict[str, dict[str, float]]:
+    """Seconds that one batch takes in one process, by part, on both sides."""
+    numbers = list(range(min(64, len(task.photos))))
+    ratio = task.batch_size / len(numbers)
+    return {
+        side: {part: taken * ratio for part, taken in measure(numbers).items()}
+        for side, measure in {
+            "torchvision's loop": lambda n: reference_of_an_image(task.photos, n),
+            "relaydet": lambda n: ours_of_an_image(task.samples, n),
+        }.items()
+    }
+
+
+def operations(task: Task, device: Device) -> float | None:
+    """Floating-point operations of one image's step; None where this torch cannot count them."""
+    try:
+        from torch.utils.flop_counter import FlopCounterMode
+    except ImportError:
+        return None
+    built = build_model(task.model, task.categories, "none", task.image_size, frozen=True)
+    built.model.to(device.device).train()
+    batch = task.batches()[0]
+    pairs = [transform(decode(task.photos[i].path), task.photos[i]) for i in batch]
+    images = [image.to(device.device) for image, _ in pairs]
+    targets = [{k: v.to(device.device) for k, v in target.items()} for _, target in pairs]
+    with FlopCounterMode(display=False) as counter:
+        sum(built.model(images, targets).values()).backward()
+    return counter.get_total_flops() / len(batch)
+
+
+def matrix_rate(device: Device) -> float:
+    """Operations a second of a large matrix product."""
+    a = torch.randn(MATRIX, MATRIX, device=device.device).to(device.dtype)
+    best = 0.0
+    for _ in range(4):
+        began = time.perf_counter()
+        a @ a
+        if device.device.type == "cuda":
+            torch.cuda.synchronize(device.device)
+        best = max(best, 2 * MATRIX**3 / (time.perf_counter() - began))
+    return best
+
+
+def load(folder: Path) -> tuple[Samples, list[Photo], list[str]]:
+    """Real photos where they are at hand, else the demo's scenes."""
+    if SHARED.is_dir():
+        source = SourceConfig(
+            "photos",
+            "coco",
+            str(SHARED / "annotations" / "instances_train2017.json"),
+            str(SHARED / "train2017"),
+        )
+        merge(MergeConfig("photos", (source,), (), str(folder)), say=_quiet)
+    else:
+        street, _, _ = write_demo(folder / "scenes", sizes=(128, 4, 2))
+        merge(MergeConfig("photos", (street,), (), str(folder)), say=_quiet)
+    saved = load_dataset(LocalStore(str(folder)), "photos")
+    images = Path(saved.locations["photos" if SHARED.is_dir() else "street"])
+    samples = training_samples(saved.dataset, open_sources(saved))
+    rows = [slice(a, b) for a, b in zip(samples.starts, samples.starts[1:], strict=False)]
+    photos = [
+        Photo(
+            images / name.split("/", 1)[1],
+            torch.from_numpy(samples.boxes_N4[row]),
+            torch.from_numpy(samples.labels_N[row]),
+        )
+        for name, row in zip(samples.file_names, rows, strict=True)
+    ]
+    return samples, photos, [category.name for category in saved.dataset.categories]
+
+
+def _quiet(_line: str) -> None:
+    pass
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    lines = [head, ["---", *(["---:"] * (len(head) - 1))], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def sides_of(task: Task, asked: str) -> list[Side]:
+    """The peer first."""
+    plain = choose_device(asked, "float32")
+    plain = plainly(plain)
+    best, single = choose_device(asked), choose_device(asked, "float32")
+    cuda = plain.device.type == "cuda"
+    sides = [reference(task, plain, amp=False)]
+    sides += [reference(task, plain, amp=True)] if cuda else []
+    sides += [ours(task, single, "relaydet, float32")]
+    if best.dtype != torch.float32:
+        sides += [ours(task, best, f"relaydet, {str(best.dtype).removeprefix('torch.')}")]
+    return sides
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--models", nargs="+", default=None)
+    asked.add_argument("--size", type=int, default=None, help="short side in pixels")
+    asked.add_argument("--batches", type=int, nargs="+", default=None)
+    asked.add_argument("--rounds", type=int, default=5)
+    asked.add_argument("--device", default="auto")
+    asked.add_argument("--workers", type=int, default=None)
+    asked.add_argument("--parts", action="store_true", help="say where the time goes")
+    asked.add_argument("--out", type=Path, default=None, help="a Markdown file to write")
+    given = asked.parse_args()
+    device = choose_device(given.device)
+    cuda = device.device.type == "cuda"
+    models = given.models or (MODELS[:1] if cuda else MODELS)
+    size, sizes = (
+        given.size or (800 if cuda else 320),
+        given.batches or ([2, 8, 16] if cuda else [8]),
+    )
+    workers = given.workers if given.workers is not None else (4 if cuda else 1)
+    with tempfile.TemporaryDirectory() as folder:
+        samples, photos, categories = load(Path(folder))
+        text = [heading(device, len(photos), workers)]
+        for model in models:
+            for batch_size in sizes:
+                task = Task(model, size, batch_size, workers, samples, photos, categories)
+                text += compare(task, given)
+    if given.out:
+        given.out.write_text("\n\n".join(text) + "\n", encoding="utf-8")
+        print(f"\nWritten to {given.out}")
+
+
+def heading(device: Device, photos: int, workers: int) -> str:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    text = (
+        f"{datetime.date.today()}, commit {commit}, {device.name}, {os.cpu_count()} cores, torch"
+        f" {torch.__version__}, torchvision {torchvision.__version__}; {photos} images,"
+        f" {workers} loader processes."
+    )
+    print(text, flush=True)
+    return text
+
+
+def compare(task: Task, given: argparse.Namespace) -> list[str]:
+    """The tables of one model and batch size."""
+    sides = sides_of(task, given.device)
+    measured = take_turns(sides, given.rounds, warm_up=2)
+    work = operations(task, sides[0].device)
+    peer = float(np.median(measured[0].seconds))
+    rows = [
+        one.row(task, work, matrix_rate(side.device), peer)
+        for side, one in zip(sides, measured, strict=True)
+    ]
+    text = [table(rows, HEAD)]
+    print(text[-1], flush=True)
+    if given.parts:
+        loaded = loading(task)
+        head = ["side", "decode", "augment", "collate", *PARTS, "idle"]
+        lines = []
+        for side in sides:
+            early = loaded["relaydet" if "relaydet" in side.name else "torchvision's loop"]
+            parts = {**early, **parts_of(side, max(2, given.rounds // 2))}
+            lines.append([side.name, *(f"{parts[part]:.3f}" for part in head[1:])])
+        text.append(table(lines, head))
+        print(text[-1], flush=True)
+    del sides
+    give_back(torch.device(given.device if given.device != "auto" else "cpu"))
+    return text
+
+
+if __name__ == "__main__":
+    main()
