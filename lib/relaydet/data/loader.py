@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 
 from relaydet.data.augment import Augmentation, augment
 from relaydet.data.dataset import Annotation, Dataset, Image
-from relaydet.data.images import Images, decode_rgb
+from relaydet.data.decode import decode
+from relaydet.data.images import Images
 from relaydet.data.order import BatchPlan, aspect_groups
 from relaydet.errors import DataError, RelayError
 
@@ -53,7 +54,7 @@ class Samples:
     def read(self, index: int) -> np.ndarray:
         """Pixels of one image: uint8 [H, W, 3]."""
         source, name = self.file_names[index].split("/", 1)
-        return decode_rgb(self.folders[source].read(name), self.file_names[index])
+        return decode(self.folders[source].read(name), self.file_names[index])
 
 
 def training_samples(

@@ -189,3 +189,9 @@ def unreadable(name: str, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # Pillow says at which address of the memory
         reason = "it is of no known format"
     return f"{name}: the image cannot be read ({reason}); replace the file or remove the image."
+
+
+def is_colour_jpeg(data: bytes) -> bool:
+    """Whether the bytes are a whole JPEG of three components with nothing unusual about it."""
+    header = _plain_jpeg(data)
+    return header is not None and header.mode == "RGB"
