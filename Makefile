@@ -7,6 +7,7 @@
 # make lint      style, types, notebooks without outputs
 # make wheel     dist/relaydet-*.whl    make badges  what names the repository
 # make bench     what is measured, into benchmarks/
+# make bench-train   a training step beside torchvision's reference loop (about five minutes)
 # make chaos     220 faults, on a folder and on a bucket, and teams of ranks (about twenty minutes)
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 NOTEBOOKS := 1_merge_data 2_train 3_evaluate 4_compare_gpus
 
-.PHONY: setup demo study test test-all test-browser test-matrix wheel badges lint bench chaos clean
+.PHONY: setup demo study test test-all test-browser test-matrix wheel badges lint bench bench-train chaos clean
 
 setup: .venv/.installed
 
@@ -85,6 +86,9 @@ bench: setup
 	$(BIN)/python benchmarks/inference_speed.py
 	$(BIN)/python benchmarks/ranks_speed.py
 	$(BIN)/python benchmarks/scaling.py
+
+bench-train: setup
+	$(BIN)/python benchmarks/train_speed.py --parts
 
 chaos: setup
 	$(BIN)/python tests/chaos --faults 220 --seed 3 --out benchmarks/chaos.md
