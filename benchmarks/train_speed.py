@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torchvision
 from reference_loop import Photo, decode, loader, reference_steps, transform
-from step_parts import clocked, ours_of_an_image, reference_of_an_image
+from step_parts import clocked, ours_of_an_image, reference_of_an_image, wait
 
 from relaydet.config import MergeConfig, SourceConfig, TrainConfig
 from relaydet.data.demo import write_demo
@@ -77,7 +77,6 @@ class Side:
     places: dict[str, list[tuple[Any, str]]]
     bytes_held: int
     """What it holds on the GPU between steps."""
-    model: torch.nn.Module
 
 
 def reference(task: Task, device: Device, amp: bool) -> Side:
@@ -97,7 +96,7 @@ def reference(task: Task, device: Device, amp: bool) -> Side:
         "optimizer": [(torch.optim.SGD, "step")],
     }
     name = f"torchvision's loop, {'--amp' if amp else 'float32'}"
-    return Side(name, steps, device, places, held(device) - before, model)
+    return Side(name, steps, device, places, held(device) - before)
 
 
 def ours(task: Task, device: Device, name: str) -> Side:
@@ -122,7 +121,7 @@ def ours(task: Task, device: Device, name: str) -> Side:
         "transfer": [(loop, "to_device")],
         "optimizer": [(optimizer, "step")],
     }
-    return Side(name, steps, device, places, held(device) - before, built.model)
+    return Side(name, steps, device, places, held(device) - before)
 
 
 def places_of(model: Any) -> dict[str, list[tuple[Any, str]]]:
@@ -178,8 +177,7 @@ def take_turns(sides: Sequence[Side], rounds: int, warm_up: int) -> list[Measure
             others = held(side.device) - side.bytes_held
             began = time.perf_counter()
             next(side.steps)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait(device)
             if turn >= warm_up:
                 seconds[number].append(time.perf_counter() - began)
             if device.type == "cuda":
@@ -239,8 +237,7 @@ def matrix_rate(device: Device) -> float:
     for _ in range(4):
         began = time.perf_counter()
         a @ a
-        if device.device.type == "cuda":
-            torch.cuda.synchronize(device.device)
+        wait(device.device)
         best = max(best, 2 * MATRIX**3 / (time.perf_counter() - began))
     return best
 
@@ -284,9 +281,8 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
 
 def sides_of(task: Task, asked: str) -> list[Side]:
     """The peer first."""
-    plain = choose_device(asked, "float32")
-    plain = plainly(plain)
     best, single = choose_device(asked), choose_device(asked, "float32")
+    plain = plainly(single)
     cuda = plain.device.type == "cuda"
     sides = [reference(task, plain, amp=False)]
     sides += [reference(task, plain, amp=True)] if cuda else []
@@ -362,8 +358,9 @@ def compare(task: Task, given: argparse.Namespace) -> list[str]:
             lines.append([side.name, *(f"{parts[part]:.3f}" for part in head[1:])])
         text.append(table(lines, head))
         print(text[-1], flush=True)
+    device = sides[0].device.device
     del sides
-    give_back(torch.device(given.device if given.device != "auto" else "cpu"))
+    give_back(device)
     return text
 
 

@@ -95,6 +95,13 @@ def test_the_table_tells_what_the_study_would_take_and_cost():
     assert "1.000" in map(str.strip, two), "the last of several"
 
 
+def test_the_plain_way_is_a_row_of_its_own():
+    _, quick, plain = speed_table([line(), line(plain=True, seconds=9.0)]).splitlines()
+    assert "plain" not in quick
+    assert "float16, plain" in plain
+    assert "9.000" in plain
+
+
 @pytest.mark.parametrize("rows", [[], [line()], [line(gpu="$_name" * 20), line(gpus=8)]])
 def test_a_chart_of_any_number_of_machines(rows):
     assert speed_chart(rows).size == (1000, 420)

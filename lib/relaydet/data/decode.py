@@ -1,4 +1,4 @@
-"""Pixels of a training image, by the quickest decoder that gives Pillow's pixels."""
+"""Pixels of an image to train or predict on, by the quickest decoder that gives Pillow's."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def decode(data: bytes, name: str) -> np.ndarray:
             image_CHW = decode_jpeg(
                 torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB
             )
-        except RuntimeError:
-            # This torchvision has no decoder, or the file is broken: Pillow says how.
+        except (RuntimeError, AttributeError):
+            # The file is broken, and Pillow says how; or this torchvision was built without a
+            # decoder, and torch.ops has none of that name.
             return decode_rgb(data, name)
         return image_CHW.permute(1, 2, 0).numpy()
     return decode_rgb(data, name)

@@ -36,7 +36,7 @@ from relaydet.training.speed import WARM_UP, Speed, measure_speed
 from relaydet.training.team import Team, choose_ranks, refuse_small_batch
 from relaydet.viewing.pictures import Picture, png
 from relaydet.viewing.progress import bar, step_bar
-from relaydet.viewing.speed_chart import machine_of, speed_chart
+from relaydet.viewing.speed_chart import machine_of, precision_of, speed_chart
 
 FILE = "benchmarks/speed.jsonl"
 STUDY_IMAGES, STUDY_EPOCHS = 82_299, 12
@@ -191,6 +191,7 @@ def _row(speed: Speed, settled: TrainConfig, config: BenchConfig, place: _Place)
         "image_size": settled.image_size,
         "batch_size": settled.batch_size,
         "precision": place.precision,
+        "plain": config.plain,
         **asdict(speed),
         "price_per_hour": config.price_per_hour,
         "torch": str(torch.__version__),
@@ -258,7 +259,7 @@ def speed_table(rows: Sequence[SpeedLine]) -> str:
 
 def _kind(row: SpeedLine) -> tuple[str, ...]:
     """What must be the same for two batch sizes to be compared."""
-    return (machine_of(row), *(str(row[name]) for name in ("model", "image_size", "precision")))
+    return machine_of(row), str(row["model"]), str(row["image_size"]), precision_of(row)
 
 
 def _line(row: SpeedLine, smaller: SpeedLine | None) -> list[str]:
@@ -272,7 +273,7 @@ def _line(row: SpeedLine, smaller: SpeedLine | None) -> list[str]:
         str(row["model"]),
         str(row["image_size"]),
         str(row["batch_size"]),
-        row["precision"],
+        precision_of(row),
         f"{row['seconds_per_batch']:.3f}",
         f"{low:.3f}-{high:.3f}",
         f"{row['data_seconds']:.3f}",

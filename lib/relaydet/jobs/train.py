@@ -11,10 +11,10 @@ import msgspec
 
 from relaydet.config import TrainConfig, check_name
 from relaydet.data.loader import Samples
-from relaydet.data.order import share_of, steps_per_epoch
+from relaydet.data.order import steps_per_epoch
 from relaydet.data.saved import SavedDataset
 from relaydet.errors import LeaseHeldError, RankLostError, StoreError
-from relaydet.model import BuiltModel, recipe_of
+from relaydet.model import BuiltModel
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import Runtime, detect
 from relaydet.runtime.device import Device, devices_to_use
@@ -23,7 +23,6 @@ from relaydet.runtime.stop import StopRequest, stop_on_signals, stop_without_par
 from relaydet.storage.fenced import Fenced
 from relaydet.storage.lease import Lease, acquire
 from relaydet.storage.store import Store
-from relaydet.storage.troubles import on_drive
 from relaydet.training.checkpoint import Keep, Lineage, folder_of
 from relaydet.training.export import is_exported
 from relaydet.training.found import dataset_of, legible, places_of, samples_of, started_config
@@ -37,10 +36,10 @@ from relaydet.training.members import (
     plan_of,
     same_detector,
 )
+from relaydet.training.opening import tell_drive, tell_plan
 from relaydet.training.outlook import Outlook, look_ahead
 from relaydet.training.restore import build, restore
 from relaydet.training.resume import (
-    Start,
     find_start,
     forget_unsent,
     highest_token,
@@ -240,7 +239,7 @@ def _train(
             ended, log = _train_under(lease, places, ready, say, open_bar)
     finally:
         lease.release()
-    _tell_drive(places[0], say)
+    tell_drive(places[0], say)
     where = places[0].describe(f"runs/{config.run}")
     return _result(config, ended, log, where)
 
@@ -353,7 +352,7 @@ def _train_under(
         team=team,
     )
     files.write_config(config)
-    _tell(session, start, say)
+    tell_plan(session, start, say)
     try:
         ended = session.go()
         if not saver.lost:
@@ -370,40 +369,3 @@ def _result(config: TrainConfig, ended: Ended, log: list[LogLine], where: str) -
 def _keep(store: Store, config: TrainConfig) -> Keep:
     best = RunFiles(store, config.run).best()
     return Keep(config.keep_last, best.step if best else None, 1e9 * config.keep_gigabytes)
-
-
-def _tell(session: Session, start: Start, say: Callable[[str], None]) -> None:
-    config, recipe = session.config, recipe_of(session.config.model)
-    say(f"device: {session.device.name} ({session.device.reason})")
-    if session.device.warning:
-        say(f"WARNING: {session.device.warning}; {session.device.remedy}")
-    if session.team.ranks > 1:
-        most = share_of(config.batch_size, 0, session.team.ranks).most
-        nodes = session.team.nodes
-        where = "this machine" if nodes == 1 else f"{nodes} machines"
-        say(
-            f"ranks: {session.team.ranks} on {where}, each with up to {most} of a batch's"
-            f" {config.batch_size} images"
-        )
-    say(f"runtime: {session.runtime.name} ({session.runtime.reason})")
-    say(str(session.trained.built))
-    if start.checkpoint:
-        say(f"resuming at step {session.step} of {session.total_steps}")
-    else:
-        say(str(session.trained.built.weights_report))
-    say(
-        f"plan: {len(session.samples)} images, {config.epochs} epochs of {session.epoch_steps}"
-        f" steps, batch {config.batch_size}, {recipe.optimizer}, learning rate"
-        f" {config.learning_rate:g} ({recipe.schedule}), short side {config.image_size}"
-    )
-    if session.stop.deadline:
-        left = session.stop.seconds_left() / 60
-        say(f"time: {left:.0f} min in this session ({session.stop.deadline.reason})")
-
-
-def _tell_drive(store: Store, say: Callable[[str], None]) -> None:
-    if on_drive(store.place("")):
-        say(
-            "Drive uploads what was written in its own time: leave this runtime connected for a"
-            " few minutes before you close it"
-        )

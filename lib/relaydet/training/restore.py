@@ -86,12 +86,12 @@ def restore(
 
 def equip(built: BuiltModel, device: Device) -> tuple[torch.optim.Optimizer, Any]:
     """Bring a detector to the device, and make what trains it there: optimizer and loss scaler."""
+    if device.quick:
+        speed_up(built.model)
     built.model.to(device.device)
     if device.channels_last:
         built.model.to(memory_format=torch.channels_last)
     built.model.train()
-    if device.quick:
-        speed_up(built.model)
     return build_optimizer(built.model, recipe_of(built.name)), build_scaler(device)
 
 

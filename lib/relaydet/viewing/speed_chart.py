@@ -27,6 +27,11 @@ def machine_of(row: Mapping[str, Any]) -> str:
     return f"{row['gpu']} x{row['gpus']}" if row["gpus"] > 1 else str(row["gpu"])
 
 
+def precision_of(row: Mapping[str, Any]) -> str:
+    """A line's precision, and whether torchvision's own ways were measured."""
+    return f"{row['precision']}, plain" if row.get("plain") else str(row["precision"])
+
+
 def speed_chart(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
     """Bars of the median time per batch with quartiles, and the published ratios.
 
@@ -69,7 +74,7 @@ def _measured(axes: Axes, rows: Sequence[Mapping[str, Any]], sizes: Sequence[int
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return f"{machine_of(row)}\n{row['model']}, {row['image_size']} px\n{row['precision']}"
+    return f"{machine_of(row)}\n{row['model']}, {row['image_size']} px\n{precision_of(row)}"
 
 
 def _published(axes: Axes, sizes: Sequence[int]) -> None:
