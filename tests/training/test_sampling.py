@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from relaydet.model import build_model
+from relaydet.randomness import keyed_bits
 from relaydet.training.sampling import KeyedSampler, Position, key_samplers
 
 
@@ -78,6 +82,39 @@ def test_two_images_of_a_batch_choose_apart():
     first, *_, last = sample(IMAGES)
     assert torch.equal(IMAGES[0], IMAGES[-1])
     assert not torch.equal(first, last)
+
+
+@given(
+    counts=st.tuples(st.integers(0, 40), st.integers(1, 90), st.integers(0, 20)),
+    step=st.integers(0, 2**31),
+    seed=st.integers(0, 2**63 - 1),
+    place=st.integers(0, 2**20),
+)
+def test_a_candidate_less_changes_one_choice_at_most(counts, step, seed, place):
+    image = matched(*counts)
+    fewer = image.clone()
+    negatives = torch.where(image == 0)[0]
+    fewer[negatives[place % len(negatives)]] = -1
+    before, after = (sample([labels], step=step, seed=seed)[0] for labels in (image, fewer))
+    assert torch.equal(before[0], after[0]), "the positives are as they were"
+    assert int((before[1] > after[1]).sum()) <= 1
+    assert int((before[1] < after[1]).sum()) <= 1
+
+
+def test_whose_turn_it_is_is_keyed_as_everything_random_is():
+    """The smallest of `keyed_bits` come first, the last part of the key being the index."""
+    image = matched(30, 200, 9)
+    ((positive, negative),) = sample([image], step=3, first_image=2, seed=-5, stream=5)
+    turns = torch.from_numpy((keyed_bits(-5, 3, 2, 5, np.arange(len(image))) << 1 >> 1).astype(int))
+    for mask, kind, count in ((positive, image >= 1, 4), (negative, image == 0, 12)):
+        wanted = turns[kind].sort().values[:count]
+        assert turns[mask.bool()].sort().values.tolist() == wanted.tolist()
+
+
+def test_images_with_different_numbers_of_candidates_choose_as_alone():
+    images = [matched(9, 60, 5), matched(1, 2, 0), matched(0, 0, 0), matched(30, 300, 7)]
+    alone = [sample([image], first_image=i)[0] for i, image in enumerate(images)]
+    assert all(torch.equal(a, b) for a, b in zip(sample(images), alone, strict=True))
 
 
 def test_every_candidate_has_the_same_chance_as_in_torchvision():

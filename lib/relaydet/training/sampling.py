@@ -8,7 +8,7 @@ images of a forward pass to the largest of them, anchors lie on the padding too,
 to choose among would depend on what shares a micro-batch. Here all are padded to the largest image
 of the whole optimizer batch.
 
-Shape suffix: A anchors or proposals of one image.
+Shape suffixes: N images, A anchors or proposals of one image, K of them that are chosen at most.
 """
 
 from __future__ import annotations
@@ -16,14 +16,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from relaydet.randomness import keyed_seed
+from relaydet.randomness import keyed_bits, keyed_seed
 from relaydet.training.team import ALONE, Team
 
 _RPN, _ROI_HEADS, _LAYERS = 4, 5, 6
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+_ALL = 2**64 - 1
+_LARGEST = 2**63 - 1
+"""After every turn but one in 2^63."""
 
 
 @dataclass
@@ -76,34 +85,55 @@ class KeyedSampler:
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Masks of the chosen positives and negatives of each image.
 
+        Nothing here waits for a GPU: how many there are of a kind never leaves it.
+
         Args:
             matched_idxs: per image [A]: at least 1 positive, 0 negative, -1 ignored.
         """
-        masks = [self._sample(matched_A, i) for i, matched_A in enumerate(matched_idxs)]
-        return [positive for positive, _ in masks], [negative for _, negative in masks]
-
-    def _sample(self, matched_A: torch.Tensor, image: int) -> tuple[torch.Tensor, torch.Tensor]:
-        at = self.position
-        generator = torch.Generator()
-        generator.manual_seed(keyed_seed(at.seed, at.step, at.first_image + image, self.stream))
-        positives = torch.where(matched_A >= 1)[0]
-        negatives = torch.where(matched_A == 0)[0]
-        take = min(len(positives), int(self.batch_size_per_image * self.positive_fraction))
-        fill = min(len(negatives), self.batch_size_per_image - take)
+        matched_NA = pad_sequence(list(matched_idxs), batch_first=True, padding_value=-1)
+        at, size = self.position, self.batch_size_per_image
+        images_N = at.first_image + np.arange(len(matched_NA))
+        bits_N = keyed_bits(at.seed, at.step, images_N, self.stream).view(np.int64)
+        key_N = torch.from_numpy(bits_N).to(matched_NA.device)
+        turns_NA = _turns(key_N, matched_NA.shape[1])
+        room_N = torch.full_like(key_N, int(size * self.positive_fraction))
+        positives_NA = _first(turns_NA, matched_NA >= 1, room_N, size)
+        negatives_NA = _first(turns_NA, matched_NA == 0, size - positives_NA.sum(dim=1), size)
+        lengths = [len(matched_A) for matched_A in matched_idxs]
         return (
-            _choose(matched_A, positives, take, generator),
-            _choose(matched_A, negatives, fill, generator),
+            [mask_A[:length] for mask_A, length in zip(positives_NA, lengths, strict=True)],
+            [mask_A[:length] for mask_A, length in zip(negatives_NA, lengths, strict=True)],
         )
 
 
-def _choose(
-    matched_A: torch.Tensor, candidates: torch.Tensor, count: int, generator: torch.Generator
+def _turns(key_N: torch.Tensor, length: int) -> torch.Tensor:
+    """What candidates queue by: int64 [N, length], the same on every device.
+
+    `keyed_bits` with one part more, the index of the candidate. It depends on nothing else: one
+    that comes or goes, for a last bit that is different elsewhere, moves no other.
+    """
+    index_A = torch.arange(length, device=key_N.device)
+    bits_NA = _mixed(key_N[:, None] + _GOLDEN + _mixed(index_A + _GOLDEN))
+    return bits_NA & _LARGEST
+
+
+def _mixed(bits: torch.Tensor) -> torch.Tensor:
+    """Int64 stands for 64 bits without a sign: products wrap, and shifts must bring in zeros."""
+    bits = (bits ^ ((bits >> 30) & (_ALL >> 30))) * _MIX_1
+    bits = (bits ^ ((bits >> 27) & (_ALL >> 27))) * _MIX_2
+    return bits ^ ((bits >> 31) & (_ALL >> 31))
+
+
+def _first(
+    turns_NA: torch.Tensor, candidates_NA: torch.Tensor, room_N: torch.Tensor, most: int
 ) -> torch.Tensor:
-    # Drawn on the CPU: generators of different devices give different numbers for one seed.
-    drawn = torch.randperm(len(candidates), generator=generator)[:count].to(candidates.device)
-    mask = torch.zeros_like(matched_A, dtype=torch.uint8)
-    mask[candidates[drawn]] = 1
-    return mask
+    """Mask of those candidates whose turn comes first, as many as there is room for; uint8."""
+    queue_NA = torch.where(candidates_NA, turns_NA, _LARGEST)
+    turn_NK, index_NK = queue_NA.topk(min(most, queue_NA.shape[1]), dim=1, largest=False)
+    place_K = torch.arange(turn_NK.shape[1], device=turn_NK.device)
+    chosen_NK = (turn_NK < _LARGEST) & (place_K < room_N[:, None])
+    mask_NA = torch.zeros_like(queue_NA, dtype=torch.uint8)
+    return mask_NA.scatter_(1, index_NK, chosen_NK.to(torch.uint8))
 
 
 def key_samplers(model: FasterRCNN, seed: int) -> Position:
