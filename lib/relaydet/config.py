@@ -148,6 +148,9 @@ class TrainConfig:
     """auto, float32, bfloat16 or float16."""
     plain: bool = False
     """Compute as torchvision does: none of our faster ways, and float32 unless asked otherwise."""
+    recompute: bool = False
+    """Compute the backbone's activations again in the backward pass instead of keeping them: the
+    same weights from less memory, at some speed."""
     deterministic: bool = False
     """On CUDA: bit-equal results from run to run, at some speed (a CPU always is)."""
     images: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from relaydet.config import TrainConfig
 from relaydet.errors import RelayError, StoreError
 from relaydet.jobs import train as train_job
 from relaydet.jobs.train import train
+from relaydet.model import build_model
 from relaydet.training import loop, saver, session, steps
 
 EPOCHS, BATCH = 3, 4
@@ -230,6 +231,22 @@ def test_kill_9_at_random_instants_changes_no_bit(store, uninterrupted, start, s
 def test_worker_count_changes_no_bit(store, uninterrupted, workers):
     train_quietly(config(store, f"workers-{workers}", workers=workers))
     assert weights_hash(store, f"workers-{workers}") == uninterrupted
+
+
+@pytest.mark.slow
+def test_recomputing_activations_from_some_step_on_changes_no_bit(store, tmp_path):
+    body = build_model("resnet18", ["person"], "none", 64).model.backbone.body.state_dict()
+    torch.save(body, tmp_path / "body.pth")
+    told = {"model": "resnet18", "weights": str(tmp_path / "body.pth"), "epochs": 1}
+    assert train_quietly(config(store, "remembered", **told)).state == "done"
+    assert train_quietly(config(store, "recomputed", **told, max_minutes=0.0)).state == "paused"
+    assert train_quietly(config(store, "recomputed", **told, recompute=True)).state == "done"
+    assert weights_hash(store, "recomputed") == weights_hash(store, "remembered")
+
+
+def test_recomputing_is_refused_where_batch_norms_train(store):
+    with pytest.raises(RelayError, match="RECOMPUTE"):
+        train_quietly(config(store, "norms", recompute=True))
 
 
 def test_sigterm_saves_and_pauses_and_the_next_call_goes_on(store, uninterrupted, start):

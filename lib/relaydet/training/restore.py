@@ -24,6 +24,7 @@ from relaydet.training.micro_batch import (
     norm_buffers,
     probe_memory,
 )
+from relaydet.training.recompute import recompute_backbone
 from relaydet.training.team import ALONE, Team
 
 
@@ -59,13 +60,15 @@ def restore(
         team: the ranks that do the same beside this one.
 
     Raises:
-        RelayError: the checkpoint is of another dataset or another model, or SYNC_BATCH_NORM cannot
-            be had.
+        RelayError: the checkpoint is of another dataset or another model, or SYNC_BATCH_NORM or
+            RECOMPUTE cannot be had.
     """
     torch.use_deterministic_algorithms(config.deterministic)
     built = new if new and not checkpoint else build(config, saved, checkpoint)
     if config.sync_batch_norm:
         built = _synchronised(built, device, team, say)
+    if config.recompute:
+        recompute_backbone(built.model)
     optimizer, scaler = equip(built, device)
     if checkpoint:
         try:

@@ -32,6 +32,7 @@ _FREE_FIELDS = frozenset(
         "device",
         "precision",
         "plain",
+        "recompute",
         "deterministic",
     }
 )
