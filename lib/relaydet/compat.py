@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,3 +31,15 @@ def grad_scaler(device_type: str) -> Any:
     if release(torch.__version__) >= (2, 3):
         return torch.amp.GradScaler(device_type)
     return torch.cuda.amp.GradScaler()
+
+
+def jpeg_decoder() -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Torchvision's, from a file's bytes to RGB [3, H, W]; None where there is none any more.
+
+    Since 0.29 it is deprecated in favour of torchcodec 0.16, which is newer than Colab's.
+    """
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg
+    except ImportError:
+        return None
+    return partial(decode_jpeg, mode=ImageReadMode.RGB)

@@ -6,8 +6,10 @@ import io
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image
 
+from relaydet.compat import jpeg_decoder
 from relaydet.data import decode as module
 from relaydet.data.decode import decode
 from relaydet.data.images import decode_rgb
@@ -64,6 +66,14 @@ def test_half_a_file_is_an_error_that_names_it(length):
     data = as_file(picture(size=(200, 100)))
     with pytest.raises(RelayError, match=r"^a/b\.jpg: the image cannot be read"):
         decode(data[:length], "a/b.jpg")
+
+
+def test_a_torchvision_that_has_dropped_its_decoder_is_no_hindrance(monkeypatch):
+    monkeypatch.delattr(torchvision.io, "decode_jpeg")
+    monkeypatch.setattr(module, "decode_jpeg", jpeg_decoder())
+    assert module.decode_jpeg is None
+    data = as_file(picture())
+    np.testing.assert_array_equal(decode(data, "x.jpg"), decode_rgb(data, "x.jpg"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError, AttributeError])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torchvision.io import ImageReadMode, decode_jpeg
 
+from relaydet.compat import jpeg_decoder
 from relaydet.data.images.pixels import decode_rgb, is_colour_jpeg
+
+decode_jpeg = jpeg_decoder()
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
@@ -23,11 +25,9 @@ def decode(data: bytes, name: str) -> np.ndarray:
     Raises:
         RelayError: the bytes are not an image, or only part of one.
     """
-    if is_colour_jpeg(data):
+    if decode_jpeg is not None and is_colour_jpeg(data):
         try:
-            image_CHW = decode_jpeg(
-                torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB
-            )
+            image_CHW = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         except (RuntimeError, AttributeError):
             # The file is broken, and Pillow says how; or this torchvision was built without a
             # decoder, and torch.ops has none of that name.
