@@ -1,18 +1,87 @@
-"""Whether the faster ways are taken, and left out where PLAIN asks for it."""
+"""Whether the faster ways are taken, left out where PLAIN asks for it, and learn the same."""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign
 
-from relaydet.config import BenchConfig
-from relaydet.model import build_model
+from relaydet.config import BenchConfig, MergeConfig, TrainConfig
+from relaydet.data.demo import write_demo
+from relaydet.data.loader import training_samples
+from relaydet.data.saved import load_dataset, open_sources
+from relaydet.jobs.merge import merge
+from relaydet.model import Recipe, build_model
 from relaydet.runtime.detect import detect
 from relaydet.speedups.roi_align import SparseRoIAlign
+from relaydet.storage.local import LocalStore
+from relaydet.training.loop import Step, build_optimizer
 from relaydet.training.members import device_of
-from relaydet.training.restore import equip
+from relaydet.training.micro_batch import MicroBatch
+from relaydet.training.restore import Restored, equip
+from relaydet.training.steps import run_steps
 from relaydet.training.team import ALONE
+
+STEPS, BATCH = 50, 4
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    street, search, _ = write_demo(folder / "scenes", sizes=(40, 20, 2))
+    merge(MergeConfig("scenes", (street, search), ("person",), str(folder)), say=lambda _: None)
+    saved = load_dataset(LocalStore(folder), "scenes")
+    return training_samples(saved.dataset, open_sources(saved))
+
+
+def run(samples, frozen: bool, plain: bool) -> tuple[Restored, Iterator[Step]]:
+    """A run of `small` in float32 with SGD: AdamW divides by what may be rounding alone."""
+    config = TrainConfig(
+        model="small",
+        epochs=4,
+        batch_size=BATCH,
+        learning_rate=1e-3,
+        image_size=64,
+        device="cpu",
+        precision="float32",
+        workers=0,
+        plain=plain,
+    )
+    device = device_of(ALONE, config, detect())
+    built = build_model(config.model, ["person"], "none", config.image_size, frozen=frozen)
+    _, scaler = equip(built, device)
+    optimizer = build_optimizer(built.model, Recipe())
+    trained = Restored(built, optimizer, scaler, MicroBatch(BATCH))
+    return trained, run_steps(config, samples, trained, device, ALONE, 0, lambda _: None)
+
+
+def weights(trained: Restored) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trained.built.model.parameters()])
+
+
+@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_each_of_fifty_steps_learns_what_the_plain_way_learns(samples, frozen):
+    """From the same weights at each step: on their own, even two plain runs part, of which one
+    starts with weights that differ in the last bit, as soon as a proposal comes before another."""
+    (plain, plain_steps), (quick, quick_steps) = (
+        run(samples, frozen, way) for way in (True, False)
+    )
+    apart, learnt = [], []
+    for _ in range(STEPS):
+        before = weights(plain)
+        wanted, found = next(plain_steps), next(quick_steps)
+        assert found.losses == pytest.approx(wanted.losses, abs=1e-3)
+        change, other = weights(plain) - before, weights(quick) - before
+        apart.append(float((other - change).norm() / change.norm()))
+        learnt.append(wanted.loss)
+        quick.built.model.load_state_dict(plain.built.model.state_dict())
+        quick.optimizer.load_state_dict(copy.deepcopy(plain.optimizer.state_dict()))
+    assert sum(learnt[-5:]) < sum(learnt[:5]), "something is learnt"
+    assert max(apart) < 1e-2
+    assert sorted(apart)[STEPS // 2] < 1e-3
 
 
 @pytest.mark.parametrize(("plain", "kind"), [(True, MultiScaleRoIAlign), (False, SparseRoIAlign)])
