@@ -5,10 +5,12 @@ Shape suffixes: C channels, H height, W width, N boxes, M images, 4 corners (x1,
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ _GRACE_SECONDS = 60
 """How long a worker lives on after SIGTERM."""
 
 Sample = tuple[torch.Tensor, dict[str, torch.Tensor]]
+_Read = tuple[torch.Tensor, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,13 @@ class _TrainingReader:
     augmentation: Augmentation
     seed: int
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | RelayError:
+    def __getitem__(self, key: tuple[int, int]) -> _Read | RelayError:
         try:
             return self._read(*key)
         except RelayError as error:
             return error  # raised in a worker, it would come out as that worker's traceback
 
-    def _read(self, epoch: int, index: int) -> Sample:
+    def _read(self, epoch: int, index: int) -> _Read:
         rows = slice(self.samples.starts[index], self.samples.starts[index + 1])
         image_HWC, boxes_N4 = augment(
             self.samples.read(index),
@@ -135,16 +138,23 @@ class _TrainingReader:
             (self.seed, epoch, index),
         )
         target = {
-            "boxes": torch.from_numpy(np.ascontiguousarray(boxes_N4, np.float32)),
-            "labels": torch.from_numpy(self.samples.labels_N[rows]),
+            "boxes": np.ascontiguousarray(boxes_N4, np.float32),
+            "labels": self.samples.labels_N[rows],
         }
         return _to_tensor(image_HWC), target
 
 
 def training_batches(
-    samples: Samples, plan: BatchPlan, augmentation: Augmentation, workers: int
+    samples: Samples, plan: BatchPlan, augmentation: Augmentation, workers: int, pin: bool = False
 ) -> Iterator[list[Sample]]:
     """The optimizer batches of a plan, in order.
+
+    Args:
+        samples: the images.
+        plan: which of them make a batch.
+        augmentation: how they are changed.
+        workers: loader processes; 0 reads in this one.
+        pin: put pixels into memory that a GPU can copy from while it computes.
 
     Yields:
         Lists of (image, target): uint8 [3, H, W], and boxes [N, 4] (corners, pixels) with
@@ -154,22 +164,25 @@ def training_batches(
         _TrainingReader(samples, augmentation, plan.seed),  # type: ignore[arg-type]
         batch_sampler=plan,
         num_workers=workers,
-        collate_fn=_as_list,
+        collate_fn=_pack,
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
+        pin_memory=pin,
     )
-    for batch in loader:
-        _raise_first(batch)
-        yield batch
+    for packed in loader:
+        yield [
+            (image_CHW, {name: torch.from_numpy(values) for name, values in target.items()})
+            for image_CHW, target in zip(_images(packed), packed.targets, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
 class _ImageReader:
     samples: Samples
 
-    def __getitem__(self, index: int) -> torch.Tensor | RelayError:
+    def __getitem__(self, index: int) -> _Read | RelayError:
         try:
-            return _to_tensor(self.samples.read(index))
+            return _to_tensor(self.samples.read(index)), {}
         except RelayError as error:
             return error
 
@@ -213,22 +226,38 @@ def read_batches(
         _ImageReader(samples),  # type: ignore[arg-type]
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_as_list,
+        collate_fn=_pack,
         worker_init_fn=_start_worker,
     )
-    for indices, images in zip(batches, loader, strict=True):
-        _raise_first(images)
-        yield indices, images
+    for indices, packed in zip(batches, loader, strict=True):
+        yield indices, _images(packed)
 
 
-def _raise_first(batch: Sequence[object]) -> None:
-    for item in batch:
-        if isinstance(item, RelayError):
-            raise DataError(str(item)) from item
+class _Packed(NamedTuple):
+    """A batch on its way from a worker."""
+
+    pixels: torch.Tensor
+    """uint8, all images one after the other."""
+    shapes: list[tuple[int, ...]]
+    targets: list[dict[str, np.ndarray]]
+    errors: list[RelayError]
 
 
-def _as_list(samples: list[Sample]) -> list[Sample]:
-    return samples
+def _pack(batch: Sequence[_Read | RelayError]) -> _Packed:
+    """All images as one tensor: a worker hands each tensor over by a connection of its own."""
+    errors = [item for item in batch if isinstance(item, RelayError)]
+    read = [item for item in batch if not isinstance(item, RelayError)]
+    pixels = torch.cat([image_CHW.flatten() for image_CHW, _ in read]) if read else torch.empty(0)
+    shapes = [tuple(image_CHW.shape) for image_CHW, _ in read]
+    return _Packed(pixels, shapes, [target for _, target in read], errors)
+
+
+def _images(packed: _Packed) -> list[torch.Tensor]:
+    """The images of a batch, uint8 [3, H, W]; raises DataError where one could not be read."""
+    for error in packed.errors:
+        raise DataError(str(error)) from error
+    parts = packed.pixels.split([math.prod(shape) for shape in packed.shapes])
+    return [part.view(shape) for part, shape in zip(parts, packed.shapes, strict=True)]
 
 
 def _start_worker(_worker: int) -> None:

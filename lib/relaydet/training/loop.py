@@ -197,7 +197,7 @@ def _accumulate(
         learner.position.enter(step, share.first + first)
         shown = part or batch[-1:]
         images = [to_device(image_CHW, device) for image_CHW, _ in shown]
-        targets = [{k: v.to(device) for k, v in target.items()} for _, target in shown]
+        targets = [{k: v.to(device, non_blocking=True) for k, v in t.items()} for _, t in shown]
         with autocast(learner.device):
             losses = learner.model(images, targets)
         each = torch.stack([losses[f"loss_{name}"] * weight for name in LOSSES])

@@ -66,7 +66,10 @@ def run_steps(
         team=team,
         even_passes=config.sync_batch_norm,
     )
-    batches = training_batches(samples, plan, recipe.augmentation, _workers(config, device))
+    cuda = device.device.type == "cuda"
+    batches = training_batches(
+        samples, plan, recipe.augmentation, _workers(config, device), pin=cuda
+    )
     return train_steps(
         learner=learner,
         batches=zip(plan.shares(), batches, strict=True),
