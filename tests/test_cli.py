@@ -223,6 +223,7 @@ def test_score_prints_a_table(workplace, capsys):
     ("command", "code"),
     [
         ("--help", 0),
+        ("--version", 0),
         ("merge --help", 0),
         ("train --help", 0),
         ("evaluate --help", 0),

@@ -6,15 +6,15 @@ is known, so that --help answers at once.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
+import relaydet
 from relaydet.config import (
     DEMO,
     BenchConfig,
@@ -42,9 +42,9 @@ class MergeCommand(MergeConfig):
 class ScoreConfig:
     """Print the COCO metrics of a results file."""
 
-    ground_truth: tyro.conf.Positional[Path]
+    ground_truth: Path
     """COCO instances file."""
-    detections: tyro.conf.Positional[Path]
+    detections: Path
     """COCO results file: a list of {image_id, category_id, bbox, score}."""
     engine: str = "auto"
     """auto, pycocotools or hotcoco."""
@@ -74,35 +74,57 @@ class StatusConfig:
     """Print JSON alone."""
 
 
-Command = (
-    Annotated[MergeCommand, tyro.conf.subcommand("merge")]
-    | Annotated[TrainConfig, tyro.conf.subcommand("train")]
-    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
-    | Annotated[EvaluateConfig, tyro.conf.subcommand("compare")]
-    | Annotated[FleetConfig, tyro.conf.subcommand("fleet")]
-    | Annotated[StudyConfig, tyro.conf.subcommand("study")]
-    | Annotated[BenchConfig, tyro.conf.subcommand("bench")]
-    | Annotated[ScoreConfig, tyro.conf.subcommand("score")]
-    | Annotated[StatusConfig, tyro.conf.subcommand("status")]
-    | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
-    | Annotated[DoctorConfig, tyro.conf.subcommand("doctor")]
-)
+COMMANDS: dict[str, Any] = {
+    "merge": MergeCommand,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "compare": EvaluateConfig,
+    "fleet": FleetConfig,
+    "study": StudyConfig,
+    "bench": BenchConfig,
+    "score": ScoreConfig,
+    "status": StatusConfig,
+    "demo": DemoConfig,
+    "doctor": DoctorConfig,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; exit code 2 for a mistake that the user can mend."""
-    command = tyro.cli(
-        Command,
-        prog="relaydet",
-        description=__doc__.split("\n", 1)[0],
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = _parser().parse_args(arguments[:1]).command
+    command = _configured(name, arguments[1:])
     try:
         return _run(command)
     except RelayError as error:
         print(f"relaydet: {error}", file=sys.stderr)
         return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Which command is meant; what follows it is the command's own."""
+    parser = argparse.ArgumentParser(
+        "relaydet",
+        description=relaydet.__doc__,
+        epilog="relaydet COMMAND --help tells its options.",
+    )
+    parser.add_argument("--version", action="version", version=relaydet.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, config in COMMANDS.items():
+        commands.add_parser(name, help=(config.__doc__ or "").split("\n\n")[0], add_help=False)
+    return parser
+
+
+def _configured(name: str, options: Sequence[str]) -> Any:
+    """What a command is to do; exits with 2 where an option is wrong."""
+    import tyro  # only now: `relaydet --help` needs none of it
+
+    return tyro.cli(
+        COMMANDS[name],
+        prog=f"relaydet {name}",
+        args=options,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs),
+    )
 
 
 def _run(command: Any) -> int:
