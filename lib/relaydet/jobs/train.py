@@ -51,7 +51,6 @@ from relaydet.training.session import FINISH_SECONDS, Ended, Session
 from relaydet.training.settings import refuse_nonsense, settle
 from relaydet.training.steps import follow, run_steps
 from relaydet.training.team import Team, choose_ranks, refuse_small_batch
-from relaydet.viewing.charts import loss_chart
 from relaydet.viewing.pictures import Picture, png
 from relaydet.viewing.progress import bar, step_bar
 
@@ -90,6 +89,10 @@ class TrainResult:
     @property
     def pictures(self) -> dict[str, Picture]:
         """By name: the loss over the steps."""
+        from relaydet.viewing.charts import (
+            loss_chart,
+        )  # a second, which the first step need not wait
+
         chart = loss_chart(self.log, f"Run {self.run}: {self.step} of {self.total_steps} steps")
         return {"loss": Picture(png(chart), f"Losses of run {self.run}.")}
 
