@@ -21,6 +21,7 @@ from relaydet.data.loader import Samples, batches_of_one_shape, read_batches
 from relaydet.errors import RelayError
 from relaydet.evaluation.results import Detection
 from relaydet.evaluation.shards import BATCHES, Shards
+from relaydet.speedups import speed_up
 from relaydet.speedups.fold import folded
 from relaydet.training.loop import to_device
 from relaydet.training.micro_batch import MicroBatch, unless_memory_runs_out
@@ -173,7 +174,10 @@ def _timed(batches: Iterator[Batch], clock: _Clock) -> Iterator[Batch]:
 
 def _on_device(model: FasterRCNN, device: torch.device) -> FasterRCNN:
     """A copy that is ready to run, and faster."""
-    ready = folded(copy.deepcopy(model).eval()).to(device)
+    ready = folded(copy.deepcopy(model).eval())
+    if isinstance(ready, FasterRCNN):
+        speed_up(ready)
+    ready.to(device)
     return ready if device.type == "mps" else ready.to(memory_format=torch.channels_last)
 
 
