@@ -46,6 +46,8 @@ class Position:
     """The detector's; None pads each forward pass by itself."""
     shapes: list[list[int]] = field(default_factory=list)
     """[C, H, W] that every image of the optimizer batch is padded to, as they are resized."""
+    resized: dict[torch.Size, torch.Size] = field(default_factory=dict)
+    """What the transform makes of the shapes seen so far."""
 
     def begin(self, images: Sequence[torch.Tensor], team: Team = ALONE) -> None:
         """Look at all images [C, H, W] of an optimizer batch, before the first forward pass.
@@ -55,11 +57,17 @@ class Position:
             team: has the others.
         """
         if self.transform is not None:
-            # On the meta device torchvision's own code works out the sizes, and no pixel.
-            blanks = [torch.empty(image.shape, device="meta") for image in images]
-            shapes = [list(self.transform.resize(blank)[0].shape) for blank in blanks]
+            shapes = [self._resized(image.shape) for image in images]
             mine = [max(sides) for sides in zip(*shapes, strict=True)]
             self.shapes = [[int(side) for side in team.largest(mine)]]
+
+    def _resized(self, shape: torch.Size) -> torch.Size:
+        """What the transform makes of a shape: 5 ms, so each is asked for once."""
+        if shape not in self.resized and self.transform is not None:
+            # On the meta device torchvision's own code works out the size, and no pixel.
+            blank = torch.empty(shape, device="meta")
+            self.resized[shape] = self.transform.resize(blank)[0].shape
+        return self.resized[shape]
 
     def enter(self, step: int, first_image: int) -> None:
         """Move to a micro-batch; layers with randomness of their own (dropout) are keyed too."""
