@@ -99,14 +99,14 @@ def reference(task: Task, device: Device, amp: bool) -> Side:
     return Side(name, steps, device, places, held(device) - before)
 
 
-def ours(task: Task, device: Device, name: str) -> Side:
-    """The steps of a run."""
+def ours(task: Task, device: Device, name: str, trained: Restored | None = None) -> Side:
+    """The steps of a run; of a new detector, where none is given."""
     from relaydet.training import loop
 
     before = held(device)
-    built = build_model(task.model, task.categories, "none", task.image_size, frozen=True)
-    optimizer, scaler = equip(built, device)
-    trained = Restored(built, optimizer, scaler, MicroBatch(task.batch_size))
+    if trained is None:
+        built = build_model(task.model, task.categories, "none", task.image_size, frozen=True)
+        trained = Restored(built, *equip(built, device), MicroBatch(task.batch_size))
     config = TrainConfig(
         model=task.model,
         epochs=64,
@@ -117,9 +117,9 @@ def ours(task: Task, device: Device, name: str) -> Side:
     )
     steps = run_steps(config, task.samples, trained, device, ALONE, 0, print)
     places = {
-        **places_of(built.model),
+        **places_of(trained.built.model),
         "transfer": [(loop, "to_device")],
-        "optimizer": [(optimizer, "step")],
+        "optimizer": [(trained.optimizer, "step")],
     }
     return Side(name, steps, device, places, held(device) - before)
 

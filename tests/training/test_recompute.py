@@ -7,11 +7,17 @@ import copy
 import pytest
 import torch
 
+from relaydet.data.order import share_of
 from relaydet.errors import RelayError
 from relaydet.model import build_model
+from relaydet.runtime.device import choose_device
 from relaydet.speedups import speed_up
+from relaydet.training.loop import Learner, train_steps
+from relaydet.training.micro_batch import MicroBatch
 from relaydet.training.recompute import recompute_backbone
+from relaydet.training.restore import equip
 from relaydet.training.sampling import key_samplers
+from relaydet.training.schedule import Schedule
 
 IMAGES = [torch.rand(3, 60, 80, generator=torch.Generator().manual_seed(i)) for i in range(2)]
 TARGETS = [
@@ -71,3 +77,30 @@ def test_detections_are_the_same():
 def test_norms_that_train_are_refused():
     with pytest.raises(RelayError, match=r"RECOMPUTE: .* batch norms train"):
         recompute_backbone(detector("small", frozen=False))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+def test_resnet50_at_800_px_trains_in_8_gb(recompute):
+    """The floor-plan team's limit, on whatever card: its allocator gets 8 GB and no more."""
+    device = choose_device("cuda")
+    total = torch.cuda.get_device_properties(device.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 8e9 / total), device.device)
+    try:
+        built = build_model("resnet50_fpn", ["person"], "none", frozen=True)
+        if recompute:
+            recompute_backbone(built.model)
+        optimizer, scaler = equip(built, device)
+        position = key_samplers(built.model, 0)
+        learner = Learner(built.model, optimizer, position, device, scaler)
+        image_CHW = torch.zeros(3, 800, 1333, dtype=torch.uint8)
+        target = {"boxes": torch.tensor([[40.0, 40.0, 200.0, 280.0]]), "labels": torch.tensor([1])}
+        batches = [(share_of(8, 0, 1), [(image_CHW, target)] * 8)] * 3
+        schedule = Schedule("steps", 1e-4, 3, 1, (), 0.1)
+        said: list[str] = []
+        done = list(train_steps(learner, batches, schedule, 0, MicroBatch(8), said.append))
+        assert [step.step for step in done] == [1, 2, 3]
+        assert torch.cuda.max_memory_reserved(device.device) <= 8e9
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device.device)
+        torch.cuda.empty_cache()
