@@ -64,6 +64,8 @@ class Team:
     """How long a rank may take to answer in a step."""
     said: int = field(default=0, init=False)
     """How often this rank has said something in a step."""
+    flats: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
+    """What the buckets of the step before lay in."""
 
     @property
     def leads(self) -> bool:
@@ -136,9 +138,19 @@ class Team:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in parameters if p.grad is not None]
         return [
-            Bucket(bucket, torch.cat([gradient.reshape(-1) for gradient in bucket]))
-            for bucket in _buckets(gradients)
+            Bucket(bucket, self._flat(number, [gradient.reshape(-1) for gradient in bucket]))
+            for number, bucket in enumerate(_buckets(gradients))
         ]
+
+    def _flat(self, number: int, parts: list[torch.Tensor]) -> torch.Tensor:
+        """A bucket's values; on a CPU in the memory of the step before, as new pages are slow."""
+        if parts[0].device.type != "cpu":
+            return torch.cat(parts)
+        size, dtype = sum(map(len, parts)), parts[0].dtype
+        kept = self.flats.get(number)
+        if kept is None or (len(kept), kept.dtype) != (size, dtype):
+            kept = self.flats[number] = torch.empty(size, dtype=dtype)
+        return torch.cat(parts, out=kept)
 
     def sum_gradients(self, packed: Sequence[Bucket]) -> None:
         """Replace every gradient by its sum over the ranks.
