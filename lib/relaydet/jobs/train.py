@@ -89,9 +89,8 @@ class TrainResult:
     @property
     def pictures(self) -> dict[str, Picture]:
         """By name: the loss over the steps."""
-        from relaydet.viewing.charts import (
-            loss_chart,
-        )  # a second, which the first step need not wait
+        # It imports matplotlib, a second that the first step need not wait.
+        from relaydet.viewing.charts import loss_chart
 
         chart = loss_chart(self.log, f"Run {self.run}: {self.step} of {self.total_steps} steps")
         return {"loss": Picture(png(chart), f"Losses of run {self.run}.")}
