@@ -84,6 +84,9 @@ bench: setup
 	$(BIN)/python benchmarks/checkpoint_cost.py
 	$(BIN)/python benchmarks/score_speed.py
 	$(BIN)/python benchmarks/inference_speed.py
+	$(BIN)/python benchmarks/loader_speed.py
+	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/ranks_speed.py
 	$(BIN)/python benchmarks/scaling.py
 

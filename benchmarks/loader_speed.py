@@ -1,7 +1,7 @@
 """Images a second that the loader gives, beside Pillow and torchvision's own dataset class.
 
 All read the same JPEGs from a warm disk, decode them and flip half of them, in turn on one machine.
-Real photos (640 x 480 on average) where ../shared has them, else the demo's scenes.
+Real photos (640 x 480 in the median) where ../shared has them, else the demo's scenes.
 
     python benchmarks/loader_speed.py
 """
@@ -17,6 +17,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,10 +25,10 @@ import torchvision
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.datasets import CocoDetection
 from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip
+from train_speed import SHARED, photos_source
 
 from relaydet.config import MergeConfig, SourceConfig
 from relaydet.data.decode import decode
-from relaydet.data.demo import write_demo
 from relaydet.data.images import decode_rgb
 from relaydet.data.loader import Samples, training_batches, training_samples
 from relaydet.data.order import BatchPlan
@@ -36,20 +37,10 @@ from relaydet.jobs.merge import merge
 from relaydet.model import Recipe
 from relaydet.storage.local import LocalStore
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco128"
 BATCH = 8
 PASSES = 10
 WARM_UP = 16
 """Batches: what the workers have ready when the clock starts."""
-
-
-def source(folder: Path) -> SourceConfig:
-    """Real photos where they are at hand, else the demo's scenes."""
-    if SHARED.is_dir():
-        annotations = SHARED / "annotations" / "instances_train2017.json"
-        return SourceConfig("photos", "coco", str(annotations), str(SHARED / "train2017"))
-    street, _, _ = write_demo(folder / "scenes", sizes=(128, 4, 2))
-    return street
 
 
 def zipped(images: Path, file: Path) -> str:
@@ -60,7 +51,7 @@ def zipped(images: Path, file: Path) -> str:
 
 
 def samples_of(source: SourceConfig, images: str, folder: Path) -> Samples:
-    told = SourceConfig(source.name, source.format, source.annotations, images)
+    told = replace(source, images=images)
     merge(MergeConfig("photos", (told,), (), str(folder)), say=lambda _: None)
     saved = load_dataset(LocalStore(str(folder)), "photos")
     return training_samples(saved.dataset, open_sources(saved))
@@ -102,7 +93,7 @@ def images_a_second(batches: Iterator[Sequence], size_of: Callable[[Sequence], i
 
 def measure(folder: Path, rounds: int) -> list[str]:
     """Lines of the table."""
-    given = source(folder)
+    given = photos_source(folder)
     files = samples_of(given, given.images, folder / "from_folder")
     packed = samples_of(given, zipped(Path(given.images), folder / "photos.zip"), folder / "packed")
     sides: dict[str, Callable[[], tuple[Iterator[Sequence], Callable[[Sequence], int]]]] = {

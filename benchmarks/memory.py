@@ -15,7 +15,9 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from step_parts import wait
@@ -39,8 +41,8 @@ def trained(task: Task, device: Device, recompute: bool) -> Restored:
     return Restored(built, *equip(built, device), MicroBatch(task.batch_size))
 
 
-def kept_in(step: object, model: torch.nn.Module) -> int:
-    """Bytes that one forward pass keeps, parameters apart."""
+def kept_in(steps: Iterator[Any], model: torch.nn.Module) -> int:
+    """Bytes that the forward pass of one step keeps, parameters apart."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -51,7 +53,7 @@ def kept_in(step: object, model: torch.nn.Module) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        next(step)  # type: ignore[call-overload]
+        next(steps)
     return sum(kept.values())
 
 

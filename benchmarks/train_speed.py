@@ -242,21 +242,21 @@ def matrix_rate(device: Device) -> float:
     return best
 
 
-def load(folder: Path) -> tuple[Samples, list[Photo], list[str]]:
+def photos_source(folder: Path) -> SourceConfig:
     """Real photos where they are at hand, else the demo's scenes."""
     if SHARED.is_dir():
-        source = SourceConfig(
-            "photos",
-            "coco",
-            str(SHARED / "annotations" / "instances_train2017.json"),
-            str(SHARED / "train2017"),
-        )
-        merge(MergeConfig("photos", (source,), (), str(folder)), say=_quiet)
-    else:
-        street, _, _ = write_demo(folder / "scenes", sizes=(128, 4, 2))
-        merge(MergeConfig("photos", (street,), (), str(folder)), say=_quiet)
+        annotations = SHARED / "annotations" / "instances_train2017.json"
+        return SourceConfig("photos", "coco", str(annotations), str(SHARED / "train2017"))
+    street, _, _ = write_demo(folder / "scenes", sizes=(128, 4, 2))
+    return street
+
+
+def load(folder: Path) -> tuple[Samples, list[Photo], list[str]]:
+    """Those photos, merged."""
+    source = photos_source(folder)
+    merge(MergeConfig("photos", (source,), (), str(folder)), say=_quiet)
     saved = load_dataset(LocalStore(str(folder)), "photos")
-    images = Path(saved.locations["photos" if SHARED.is_dir() else "street"])
+    images = Path(saved.locations[source.name])
     samples = training_samples(saved.dataset, open_sources(saved))
     rows = [slice(a, b) for a, b in zip(samples.starts, samples.starts[1:], strict=False)]
     photos = [

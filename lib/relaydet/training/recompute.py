@@ -34,7 +34,9 @@ def recompute_backbone(model: FasterRCNN) -> None:
             " to False, or start from published weights, whose norms stay as they are."
         )
     for block in _blocks(model.backbone.body):
-        if any(parameter.requires_grad for parameter in block.parameters()):
+        # A single operation keeps its input either way, and may work in another way already.
+        several = any(True for _ in block.children())
+        if several and any(parameter.requires_grad for parameter in block.parameters()):
             vars(block)["forward"] = _Recomputed(block)
 
 
