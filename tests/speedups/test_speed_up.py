@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torchvision
 from torchvision.ops import MultiScaleRoIAlign
 
 from relaydet.config import BenchConfig, MergeConfig, TrainConfig
@@ -16,6 +17,7 @@ from relaydet.data.saved import load_dataset, open_sources
 from relaydet.jobs.merge import merge
 from relaydet.model import Recipe, build_model
 from relaydet.runtime.detect import detect
+from relaydet.speedups import speed_up
 from relaydet.speedups.roi_align import SparseRoIAlign
 from relaydet.storage.local import LocalStore
 from relaydet.training.loop import Step, build_optimizer
@@ -92,6 +94,21 @@ def test_plain_leaves_torchvisions_parts_in_place(plain, kind):
     equip(built, device)
     assert type(built.model.roi_heads.box_roi_pool) is kind
     assert list(built.model.state_dict()) == names
+
+
+def test_a_detector_of_torchvisions_own_says_what_it_said():
+    """Its pool does not know its scales before it has seen the first images."""
+    torch.manual_seed(0)
+    build = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
+    theirs = build(weights=None, weights_backbone=None, min_size=64, box_score_thresh=0.0).eval()
+    quick = copy.deepcopy(theirs)
+    speed_up(quick)
+    images = [torch.rand(3, 60, 90, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    with torch.inference_mode():
+        for image in images:
+            (wanted,), (found,) = theirs([image]), quick([image])
+            assert len(wanted["boxes"])
+            torch.testing.assert_close(found["scores"], wanted["scores"], rtol=1e-3, atol=1e-5)
 
 
 def test_plain_is_float32_unless_another_precision_is_asked_for():

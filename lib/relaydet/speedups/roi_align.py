@@ -29,7 +29,7 @@ class SparseRoIAlign(nn.Module):
     """Does what torchvision's MultiScaleRoIAlign does, and leaves other devices to it."""
 
     def __init__(self, pool: MultiScaleRoIAlign) -> None:
-        """Stand in for a pool, whose scales are settled and whose sampling ratio is a number."""
+        """Stand in for a pool, whose sampling ratio is a number."""
         super().__init__()
         self.pool = pool
 
@@ -47,7 +47,8 @@ class SparseRoIAlign(nn.Module):
             image_shapes: height and width of each image.
         """
         maps = [x[name] for name in self.pool.featmap_names if name in x]
-        if maps[0].device.type != "cpu" or not sum(map(len, boxes)):
+        unsettled = self.pool.scales is None  # its own first call works them out
+        if unsettled or maps[0].device.type != "cpu" or not sum(map(len, boxes)):
             return self.pool(x, boxes, image_shapes)
         channels, bins = maps[0].shape[1], int(self.pool.output_size[0])
         matrix = _matrix(self.pool, maps, boxes)
