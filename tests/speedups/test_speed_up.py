@@ -39,6 +39,15 @@ def samples(tmp_path_factory):
     return training_samples(saved.dataset, open_sources(saved))
 
 
+@pytest.fixture
+def one_thread():
+    """Their number reaches the last bits, and so which of two near-tied proposals comes first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def run(samples, frozen: bool, plain: bool) -> tuple[Restored, Iterator[Step]]:
     """A run of `small` in float32 with SGD: AdamW divides by what may be rounding alone."""
     config = TrainConfig(
@@ -64,6 +73,7 @@ def weights(trained: Restored) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trained.built.model.parameters()])
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_each_of_fifty_steps_learns_what_the_plain_way_learns(samples, frozen):
     """From the same weights at each step: on their own, even two plain runs part, of which one
