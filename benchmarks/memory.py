@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from speed_sides import Task, ours
 from step_parts import wait
-from train_speed import Task, load, ours, table
+from train_speed import load, table
 
 from relaydet.model import build_model
 from relaydet.runtime.device import Device, choose_device

@@ -1,7 +1,8 @@
 """Our training step beside torchvision's reference loop, in turn on one machine.
 
 Both train the same detector from the same weights on the same images in the same batches, A B A B,
-from files on disk to the optimizer's step. `--parts` also says where the time of each goes.
+from files on disk to the optimizer's step; so does detectron2 where it is installed. `--parts` also
+says where the time of each goes; `--alone` takes our speed-ups one by one instead of the peers.
 
 Utilisation: the model's floating-point operations (torch's counter, forward and backward) over what
 the chip reaches in a large matrix product of the same precision.
@@ -15,128 +16,31 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torchvision
-from reference_loop import Photo, decode, loader, reference_steps, transform
-from step_parts import clocked, ours_of_an_image, reference_of_an_image, wait
+from reference_loop import Photo, decode, transform
+from speed_sides import Side, Task, held, sides_alone, sides_of
+from step_parts import clocked, wait
 
-from relaydet.config import MergeConfig, SourceConfig, TrainConfig
+from relaydet.config import MergeConfig, SourceConfig
 from relaydet.data.demo import write_demo
 from relaydet.data.loader import Samples, training_samples
-from relaydet.data.order import epoch_batches
 from relaydet.data.saved import load_dataset, open_sources
 from relaydet.jobs.merge import merge
 from relaydet.model import build_model
-from relaydet.runtime.device import Device, choose_device, plainly
+from relaydet.runtime.device import Device, choose_device
 from relaydet.runtime.memory import give_back
 from relaydet.storage.local import LocalStore
-from relaydet.training.micro_batch import MicroBatch
-from relaydet.training.restore import Restored, equip
-from relaydet.training.steps import run_steps
-from relaydet.training.team import ALONE
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco128"
 MODELS = ("resnet50_fpn", "mobilenet_v3_large_320_fpn")
-RATE = 1e-6  # nothing is learnt: each step of both sides does the same work
 PARTS = ("transfer", "forward", "losses", "backward", "optimizer")
 MATRIX = 4096
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained, by all sides alike."""
-
-    model: str
-    image_size: int
-    batch_size: int
-    workers: int
-    samples: Samples
-    photos: list[Photo]
-    categories: list[str]
-
-    def batches(self) -> list[list[int]]:
-        """Image numbers of the first epochs' batches."""
-        groups = self.samples.groups_M()
-        epochs = (epoch_batches(0, epoch, groups, self.batch_size) for epoch in range(64))
-        return [batch.tolist() for epoch in epochs for batch in epoch]
-
-
-@dataclass
-class Side:
-    """One of those that take turns."""
-
-    name: str
-    steps: Iterator[Any]
-    device: Device
-    places: dict[str, list[tuple[Any, str]]]
-    bytes_held: int
-    """What it holds on the GPU between steps."""
-
-
-def reference(task: Task, device: Device, amp: bool) -> Side:
-    """Torchvision's loop."""
-    import reference_loop
-
-    before = held(device)
-    built = build_model(task.model, task.categories, "none", task.image_size, frozen=True)
-    model = built.model.to(device.device).train()
-    for part in (model.rpn, model.roi_heads):
-        part.box_coder = torchvision.models.detection._utils.BoxCoder(part.box_coder.weights)
-    feed = loader(task.photos, task.batches(), task.workers)
-    steps = reference_steps(model, feed, device.device, amp, RATE)
-    places = {
-        **places_of(model),
-        "transfer": [(reference_loop, "to_device")],
-        "optimizer": [(torch.optim.SGD, "step")],
-    }
-    name = f"torchvision's loop, {'--amp' if amp else 'float32'}"
-    return Side(name, steps, device, places, held(device) - before)
-
-
-def ours(task: Task, device: Device, name: str, trained: Restored | None = None) -> Side:
-    """The steps of a run; of a new detector, where none is given."""
-    from relaydet.training import loop
-
-    before = held(device)
-    if trained is None:
-        built = build_model(task.model, task.categories, "none", task.image_size, frozen=True)
-        trained = Restored(built, *equip(built, device), MicroBatch(task.batch_size))
-    config = TrainConfig(
-        model=task.model,
-        epochs=64,
-        batch_size=task.batch_size,
-        learning_rate=RATE,
-        image_size=task.image_size,
-        workers=task.workers,
-    )
-    steps = run_steps(config, task.samples, trained, device, ALONE, 0, print)
-    places = {
-        **places_of(trained.built.model),
-        "transfer": [(loop, "to_device")],
-        "optimizer": [(trained.optimizer, "step")],
-    }
-    return Side(name, steps, device, places, held(device) - before)
-
-
-def places_of(model: Any) -> dict[str, list[tuple[Any, str]]]:
-    """What both sides have in common."""
-    from torchvision.models.detection import roi_heads
-
-    return {
-        "forward": [(model, "forward")],
-        "losses": [(model.rpn, "compute_loss"), (roi_heads, "fastrcnn_loss")],
-        "backward": [(torch.Tensor, "backward")],
-    }
-
-
-def held(device: Device) -> int:
-    return torch.cuda.memory_allocated(device.device) if device.device.type == "cuda" else 0
 
 
 @dataclass(frozen=True)
@@ -160,7 +64,7 @@ class Measured:
 
 
 HEAD = (
-    *("model", "px", "batch", "side", "s a step", "quartiles", "images/s", "x the peer's"),
+    *("model", "px", "batch", "side", "s a step", "quartiles", "images/s", "x the first's"),
     *("of the chip", "GB"),
 )
 
@@ -200,17 +104,11 @@ def parts_of(side: Side, rounds: int) -> dict[str, float]:
     return {**parts, "idle": whole / rounds - sum(parts.values())}
 
 
-def loading(task: Task) -> dict[str, dict[str, float]]:
-    """Seconds that one batch takes in one process, by part, on both sides."""
+def loading(side: Side, task: Task) -> dict[str, float]:
+    """Seconds that one batch takes in one process, by part."""
     numbers = list(range(min(64, len(task.photos))))
     ratio = task.batch_size / len(numbers)
-    return {
-        side: {part: taken * ratio for part, taken in measure(numbers).items()}
-        for side, measure in {
-            "torchvision's loop": lambda n: reference_of_an_image(task.photos, n),
-            "relaydet": lambda n: ours_of_an_image(task.samples, n),
-        }.items()
-    }
+    return {part: taken * ratio for part, taken in side.loading(numbers).items()}
 
 
 def operations(task: Task, device: Device) -> float | None:
@@ -279,19 +177,6 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def sides_of(task: Task, asked: str) -> list[Side]:
-    """The peer first."""
-    best, single = choose_device(asked), choose_device(asked, "float32")
-    plain = plainly(single)
-    cuda = plain.device.type == "cuda"
-    sides = [reference(task, plain, amp=False)]
-    sides += [reference(task, plain, amp=True)] if cuda else []
-    sides += [ours(task, single, "relaydet, float32")]
-    if best.dtype != torch.float32:
-        sides += [ours(task, best, f"relaydet, {str(best.dtype).removeprefix('torch.')}")]
-    return sides
-
-
 def main() -> None:
     asked = argparse.ArgumentParser()
     asked.add_argument("--models", nargs="+", default=None)
@@ -301,6 +186,7 @@ def main() -> None:
     asked.add_argument("--device", default="auto")
     asked.add_argument("--workers", type=int, default=None)
     asked.add_argument("--parts", action="store_true", help="say where the time goes")
+    asked.add_argument("--alone", action="store_true", help="each of our speed-ups by itself")
     asked.add_argument("--out", type=Path, default=None, help="a Markdown file to write")
     given = asked.parse_args()
     device = choose_device(given.device)
@@ -338,7 +224,7 @@ def heading(device: Device, photos: int, workers: int) -> str:
 
 def compare(task: Task, given: argparse.Namespace) -> list[str]:
     """The tables of one model and batch size."""
-    sides = sides_of(task, given.device)
+    sides = (sides_alone if given.alone else sides_of)(task, given.device)
     measured = take_turns(sides, given.rounds, warm_up=2)
     work = operations(task, sides[0].device)
     peer = float(np.median(measured[0].seconds))
@@ -349,12 +235,10 @@ def compare(task: Task, given: argparse.Namespace) -> list[str]:
     text = [table(rows, HEAD)]
     print(text[-1], flush=True)
     if given.parts:
-        loaded = loading(task)
         head = ["side", "decode", "augment", "collate", *PARTS, "idle"]
         lines = []
         for side in sides:
-            early = loaded["relaydet" if "relaydet" in side.name else "torchvision's loop"]
-            parts = {**early, **parts_of(side, max(2, given.rounds // 2))}
+            parts = {**loading(side, task), **parts_of(side, max(2, given.rounds // 2))}
             lines.append([side.name, *(f"{parts[part]:.3f}" for part in head[1:])])
         text.append(table(lines, head))
         print(text[-1], flush=True)
