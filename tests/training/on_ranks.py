@@ -45,6 +45,10 @@ def words(team: Team, _folder: Path) -> dict:
     own[0].grad = torch.full((3,), float(team.rank + 1))
     if team.rank != 1:
         own[1].grad = torch.ones(2, 2).T * 10**team.rank
+    weights_OIHW = torch.arange(24.0).view(2, 3, 2, 2)
+    layout = torch.channels_last if team.rank == 1 else torch.contiguous_format
+    own.append(torch.nn.Parameter(torch.zeros_like(weights_OIHW)))
+    own[2].grad = weights_OIHW.clone(memory_format=layout)
     team.sum_gradients(team.pack_gradients(own))
     return {
         "first": team.share_first(lambda: f"made on {team.rank}"),

@@ -64,7 +64,9 @@ def test_what_ranks_say_to_each_other(tmp_path):
         assert rank["any"] == [True, False]
         assert rank["largest"] == [2, 0]
         assert rank["total"] == [3, 3]
-        assert rank["gradients"] == [[6.0] * 3, [101.0] * 4], "none counts as zero"
+        *vectors, convolution = rank["gradients"]
+        assert vectors == [[6.0] * 3, [101.0] * 4], "none counts as zero"
+        assert convolution == [3.0 * number for number in range(24)], "whatever its layout"
         assert rank["stop"] == ["tired"]
 
 

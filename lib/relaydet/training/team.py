@@ -29,8 +29,8 @@ from relaydet.training.notes import has, leave
 
 T = TypeVar("T")
 
-BUCKET_BYTES = 25 * 2**20
-"""Gradients are summed in pieces of about so much, as DistributedDataParallel does."""
+BUCKET_BYTES = 8 * 2**20
+"""Gradients are summed in pieces of about so much: one is copied back while the next is summed."""
 _REASON_SECONDS = 3.0
 """How long a lost rank's own words are waited for."""
 _FAILED, _STOPPED = "failed", "stopped"
@@ -136,7 +136,7 @@ class Team:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = [_channels_last(p.grad) for p in parameters if p.grad is not None]
         return [
             Bucket(bucket, self._flat(number, [gradient.reshape(-1) for gradient in bucket]))
             for number, bucket in enumerate(_buckets(gradients))
@@ -252,6 +252,11 @@ def refuse_small_batch(batch_size: int, ranks: int) -> None:
             f"BATCH_SIZE {batch_size}: is smaller than the {ranks} ranks that share it; take fewer"
             " GPUS, or a larger batch in a new RUN."
         )
+
+
+def _channels_last(gradient: torch.Tensor) -> torch.Tensor:
+    """A view in the one order that all ranks send: convolutions' as most devices keep theirs."""
+    return gradient.permute(0, 2, 3, 1) if gradient.dim() == 4 else gradient
 
 
 def _buckets(gradients: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
