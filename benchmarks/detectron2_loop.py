@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -127,7 +126,7 @@ def _record(photo: Photo) -> dict[str, Any]:
         {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label - 1, "iscrowd": 0}
         for box, label in zip(photo.boxes_N4.tolist(), photo.labels_N.tolist(), strict=True)
     ]
-    return {"file_name": str(Path(photo.path)), "annotations": annotations}
+    return {"file_name": str(photo.path), "annotations": annotations}
 
 
 def loader(
