@@ -29,7 +29,7 @@ from relaydet.training.launch import launch
 MODELS = (("small", 128), ("mobilenet_v3_large_320_fpn", 320))
 PRECISIONS = ("float32", "bfloat16")
 BATCH, WARM_UP = 8, 3
-TURN_SECONDS, TURNS = 5.0, 24
+TURN_SECONDS, TURNS = 5.0, 16
 PARTS = 6
 """Of the whole time; the ratio in each tells how sure it is."""
 ENDLESS = 100_000
