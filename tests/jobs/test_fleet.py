@@ -17,7 +17,7 @@ import pytest
 
 from relaydet.cli import main
 from relaydet.config import FleetConfig, TrainConfig
-from relaydet.errors import RelayError
+from relaydet.errors import LeaseLostError, RankLostError, RelayError
 from relaydet.jobs import fleet as module
 from relaydet.jobs.fleet import fleet
 from relaydet.storage.lease import acquire
@@ -130,6 +130,41 @@ def test_a_run_that_cannot_be_trained_does_not_stop_the_others(tmp_path, runs, m
     with pytest.raises(RelayError, match=r"^r2 is broken\.$"):
         fleet(FleetConfig(runs=str(runs), store=str(tmp_path)), say=lambda line: None)
     assert trained == [f"r{n}" for n in range(8)]
+
+
+LOST = RankLostError("Rank 1 died of SIGKILL")
+
+
+@pytest.mark.parametrize(
+    ("troubles", "tries", "left"),
+    [
+        pytest.param([LOST, LOST], 3, False, id="ranks are lost, and then no more"),
+        pytest.param([LOST] * 9, module.LOSSES, True, id="a rank is lost every time"),
+        pytest.param([RankLostError("Rank 1: no", told=True)] * 9, 1, True, id="and said why"),
+        pytest.param([LeaseLostError("taken over")], 2, False, id="another session took it over"),
+    ],
+)
+def test_a_run_in_trouble_is_tried_again(tmp_path, runs, monkeypatch, troubles, tries, left):
+    """After all others: they are not kept waiting."""
+    trained, to_come = [], iter(troubles)
+
+    def train(config, say, patient):
+        trained.append(config.run)
+        if config.run == "r1" and (trouble := next(to_come, None)):
+            raise trouble
+        finish(open_store(config.store), config, STEPS)
+        return SimpleNamespace(state="done")
+
+    monkeypatch.setattr(module, "train", train)
+    said: list[str] = []
+    config = FleetConfig(runs=str(runs), store=str(tmp_path))
+    if left:
+        with pytest.raises(RankLostError, match=r"^Rank 1"):
+            fleet(config, said.append)
+    else:
+        assert fleet(config, said.append).unfinished == []
+    assert trained == [*(f"r{n}" for n in range(8)), *["r1"] * (tries - 1)]
+    assert any("cannot be trained" in line for line in said) == left
 
 
 def test_the_list_stays_in_the_store_and_time_is_shared(tmp_path, runs, monkeypatch):

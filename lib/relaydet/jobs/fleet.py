@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
 from relaydet.config import FleetConfig, TrainConfig, check_name
-from relaydet.errors import LeaseHeldError, RelayError
+from relaydet.errors import LeaseHeldError, LeaseLostError, RankLostError, RelayError
 from relaydet.jobs.train import train
 from relaydet.runtime.auto_store import find_store
 from relaydet.storage.lease import read_holder
@@ -20,6 +21,18 @@ from relaydet.training.run_files import RunFiles, as_json
 
 LOOK_AGAIN_SECONDS = 30.0
 """How often to look whether another session has finished its run, or died."""
+LOSSES = 3
+"""How often a run may lose one of its ranks before this session leaves it."""
+
+
+@dataclass
+class _Trouble:
+    """What came in the way of runs in this session."""
+
+    failed: dict[str, RelayError] = field(default_factory=dict)
+    """By run, those that are left."""
+    losses: Counter[str] = field(default_factory=Counter)
+    """How often each run lost a rank."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +105,15 @@ def work_off(
             are done.
     """
     began = time.monotonic()
-    failed: dict[str, RelayError] = {}
-    while left := [r for r in runs if r.run not in failed and not is_done(store, r)]:
+    trouble = _Trouble()
+    while left := [r for r in runs if r.run not in trouble.failed and not is_done(store, r)]:
         tried = 0
         for run in left:
             if is_done(store, run) or _is_held(store, run.run):
                 continue  # looked at anew: the run before may have taken hours
             tried += 1
             minutes = _minutes_left(max_minutes, began)
-            if _train(replace(run, max_minutes=minutes), failed, say) == "paused":
+            if _train(replace(run, max_minutes=minutes), trouble, say) == "paused":
                 return [run.run for run in runs if not is_done(store, run)]
         if not tried:
             if _minutes_left(max_minutes, began) == 0:
@@ -108,7 +121,7 @@ def work_off(
             names = ", ".join(run.run for run in left)
             say(f"others train what is left ({names}); looking again in {LOOK_AGAIN_SECONDS:g} s")
             time.sleep(LOOK_AGAIN_SECONDS)
-    for error in failed.values():
+    for error in trouble.failed.values():
         raise error
     return []
 
@@ -122,21 +135,32 @@ def is_done(store: Store, run: TrainConfig) -> bool:
     return (started.epochs or 0) >= (run.epochs or 0) and is_exported(store, run.run)
 
 
-def _train(run: TrainConfig, failed: dict[str, RelayError], say: Callable[[str], None]) -> str:
-    """The state that a run ended in; "held" where somebody else was quicker.
+def _train(run: TrainConfig, trouble: _Trouble, say: Callable[[str], None]) -> str:
+    """The state that a run ended in; "held" where another session has it.
 
-    One that cannot be trained keeps the others waiting for nothing: it is noted, and left.
+    One that cannot be trained keeps the others waiting for nothing: it is noted, and left. A lost
+    rank is no fault of the run, which goes on from its last checkpoint when its turn comes again.
     """
     say(f"next: {run.run}")
     try:
         return train(run, say, patient=False).state
-    except LeaseHeldError as error:
+    except (LeaseHeldError, LeaseLostError) as error:
         say(str(error).partition(";")[0])
         return "held"
+    except RankLostError as error:
+        trouble.losses[run.run] += 1
+        if error.told or trouble.losses[run.run] >= LOSSES:
+            return _leave(run.run, error, trouble, say)
+        say(f"WARNING: run {run.run!r}: {error}")
+        return "lost"
     except RelayError as error:
-        say(f"WARNING: run {run.run!r} cannot be trained: {error}")
-        failed[run.run] = error
-        return "failed"
+        return _leave(run.run, error, trouble, say)
+
+
+def _leave(run: str, error: RelayError, trouble: _Trouble, say: Callable[[str], None]) -> str:
+    say(f"WARNING: run {run!r} cannot be trained: {error}")
+    trouble.failed[run] = error
+    return "failed"
 
 
 def _is_held(store: Store, run: str) -> bool:
