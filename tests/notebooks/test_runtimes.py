@@ -16,6 +16,7 @@ COLAB = {"COLAB_RELEASE_TAG": "release-colab_20260801", "COLAB_GPU": ""}
 KAGGLE = {**COLAB, "KAGGLE_KERNEL_RUN_TYPE": "Batch", "KAGGLE_USER_SECRETS_TOKEN": "x"}
 HOSTNAME = ("var/colab/hostname",)
 SHORT = {"EPOCHS": 1, "IMAGE_SIZE": 64, "BATCH_SIZE": 4}
+FEW_STEPS = {"STEPS": 2, "IMAGE_SIZE": 64, "BATCH_SIZES": [2]}
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def run_all(machine: Machine, folder: Path, scenes) -> str:
         machine.run("1_merge_data", folder, DATASET="demo_heldout", SOURCES=[inhouse]),
         machine.run("2_train", folder, **SHORT),
         machine.run("3_evaluate", folder),
-        machine.run("4_compare_gpus", folder, STEPS=2, IMAGE_SIZE=64, BATCH_SIZES=[2]),
+        machine.run("4_compare_gpus", folder, **FEW_STEPS),
     ]
     return "".join(said)
 
@@ -138,6 +139,7 @@ def test_a_kaggle_version_goes_on_where_the_one_before_paused(monkeypatch, tmp_p
     assert f"going on from {attached}/runs/demo/checkpoints/step-00000001.json" in done
     assert "resuming at step 1" in done
     machine.run("3_evaluate", tmp_path)
+    machine.run("4_compare_gpus", tmp_path, **FEW_STEPS)
     assert_all_in(str(working))
     assert not (attached / "comparisons").exists(), "what is attached is only to be read"
 
