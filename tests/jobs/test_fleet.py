@@ -42,6 +42,11 @@ def finish(store: Store, config: TrainConfig, step: int) -> None:
     files.write_status("done" if done else "paused", Outlook(step, STEPS, None, None), 0)
 
 
+def ended(state: str, lost: bool = False) -> SimpleNamespace:
+    """What `train` returns, as far as a fleet looks at it."""
+    return SimpleNamespace(state=state, lost=lost)
+
+
 class FakeTraining:
     """Trains a run a step at a time under a real lease; writes down who did what when."""
 
@@ -59,7 +64,7 @@ class FakeTraining:
             status = RunFiles(store, config.run).status()
             step = status["step"] if status else 0
             if step == STEPS:  # as training looks, once it holds the lease
-                return SimpleNamespace(state="done")
+                return ended("done")
             self.write("begin", config.run)
             while step < STEPS:
                 time.sleep(random.uniform(0.02, 0.1))
@@ -71,7 +76,7 @@ class FakeTraining:
             self.write("done", config.run)
         finally:
             lease.release()
-        return SimpleNamespace(state="done")
+        return ended("done")
 
 
 def work(folder: str, die_after: int | None) -> None:
@@ -124,7 +129,7 @@ def test_a_run_that_cannot_be_trained_does_not_stop_the_others(tmp_path, runs, m
         if config.run in ("r2", "r5"):
             raise RelayError(f"{config.run} is broken.")
         finish(open_store(config.store), config, STEPS)
-        return SimpleNamespace(state="done")
+        return ended("done")
 
     monkeypatch.setattr(module, "train", train)
     with pytest.raises(RelayError, match=r"^r2 is broken\.$"):
@@ -141,7 +146,8 @@ LOST = RankLostError("Rank 1 died of SIGKILL")
         pytest.param([LOST, LOST], 3, False, id="ranks are lost, and then no more"),
         pytest.param([LOST] * 9, module.LOSSES, True, id="a rank is lost every time"),
         pytest.param([RankLostError("Rank 1: no", told=True)] * 9, 1, True, id="and said why"),
-        pytest.param([LeaseLostError("taken over")], 2, False, id="another session took it over"),
+        pytest.param([LeaseLostError("taken over")], 2, False, id="another session was quicker"),
+        pytest.param([ended("paused", lost=True)], 2, False, id="another session took it over"),
     ],
 )
 def test_a_run_in_trouble_is_tried_again(tmp_path, runs, monkeypatch, troubles, tries, left):
@@ -151,9 +157,11 @@ def test_a_run_in_trouble_is_tried_again(tmp_path, runs, monkeypatch, troubles, 
     def train(config, say, patient):
         trained.append(config.run)
         if config.run == "r1" and (trouble := next(to_come, None)):
-            raise trouble
+            if isinstance(trouble, RelayError):
+                raise trouble
+            return trouble
         finish(open_store(config.store), config, STEPS)
-        return SimpleNamespace(state="done")
+        return ended("done")
 
     monkeypatch.setattr(module, "train", train)
     said: list[str] = []
@@ -173,7 +181,7 @@ def test_the_list_stays_in_the_store_and_time_is_shared(tmp_path, runs, monkeypa
     def train(config, say, patient):
         given.append((config.run, config.max_minutes))
         finish(open_store(config.store), config, 1)
-        return SimpleNamespace(state="paused")
+        return ended("paused")
 
     monkeypatch.setattr(module, "train", train)
     config = FleetConfig(runs=str(runs), store=str(tmp_path), max_minutes=5)
@@ -192,7 +200,7 @@ def test_each_machine_takes_its_own_device_and_gpus_unless_the_list_says(tmp_pat
     def train(config, say, patient):
         given[config.run] = (config.device, config.gpus)
         finish(open_store(config.store), config, STEPS)
-        return SimpleNamespace(state="done")
+        return ended("done")
 
     monkeypatch.setattr(module, "train", train)
     runs = tmp_path / "runs.json"

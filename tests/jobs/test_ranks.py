@@ -20,6 +20,11 @@ import msgspec
 import pytest
 import torch
 
+from relaydet.config import TrainConfig
+from relaydet.errors import LeaseLostError, RankLostError, StoreError
+from relaydet.jobs import train as module
+from relaydet.jobs.train import train
+
 SECONDS = 120
 TOTAL = 15
 
@@ -38,7 +43,9 @@ def start(store, tmp_path):
     """Starts `relaydet train`; whatever is left of it is killed afterwards."""
     started = []
 
-    def make(run: str, *flags: str, store: Path = store, under=()) -> subprocess.Popen:
+    def make(
+        run: str, *flags: str, store: Path = store, under=(), own_store: str = "1"
+    ) -> subprocess.Popen:
         command = [
             *(sys.executable, *(under or ["-m"]), "relaydet", "train", "--run", run),
             *("--dataset", "tiny", "--store", str(store), "--model", "small", "--epochs", "3"),
@@ -52,7 +59,8 @@ def start(store, tmp_path):
                     **os.environ,
                     "RELAYDET_CACHE": str(tmp_path),
                     "OMP_NUM_THREADS": "1",
-                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else no machine can be replaced
+                    # Else torchrun has the ranks' store, and no machine can be replaced.
+                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": own_store,
                 },
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -165,6 +173,49 @@ def test_when_the_launching_program_is_killed_the_ranks_save_and_none_is_left(
         "the program that launched it is gone",
     )
     assert read(store, "orphans", f"checkpoints/step-{status['step']:08d}.json")
+
+
+@pytest.mark.parametrize(
+    ("own_store", "code"),
+    [
+        pytest.param("1", 0, id="the ranks hear each other still, and pause"),
+        pytest.param("0", 2, id="the ranks' store is gone with it"),
+    ],
+)
+def test_when_torchrun_is_killed_the_ranks_save_and_are_waited_for(
+    store, start, tmp_path, own_store, code
+):
+    run = f"agentless{own_store}"
+    process = start(run, "--gpus", "2", "--epochs", "50", own_store=own_store)
+    wait_for(is_at(store, run, 3))
+    pids = [pid for _, pid in processes(tmp_path)]
+    kill(parent_of(pids[0]), signal.SIGKILL)
+    output = output_of(process)
+    assert process.returncode == code, output
+    status = read(store, run, "status.json")
+    assert status["state"] == "paused"
+    assert status["reason"] in output
+    assert re.search("[Rr]un (it )?again to go on", output)
+    assert read(store, run, f"checkpoints/step-{status['step']:08d}.json")
+    wait_for(lambda: not any(map(is_alive, pids)), 30)
+
+
+def parent_of(pid: int) -> int:
+    return int(subprocess.check_output(["ps", "-o", "ppid=", "-p", str(pid)]))
+
+
+@pytest.mark.parametrize("trouble", [StoreError("away"), LeaseLostError("taken over")])
+def test_why_a_run_stopped_is_told_where_its_status_cannot_be_mended(monkeypatch, store, trouble):
+    def lost(*_arguments: Any) -> dict:
+        raise RankLostError("Rank 1 died of SIGKILL")
+
+    def fails(*_arguments: Any, **_named: Any) -> None:
+        raise trouble
+
+    monkeypatch.setattr(module, "launch", lost)
+    monkeypatch.setattr(module, "acquire", fails)
+    with pytest.raises(RankLostError, match=r"^Rank 1 died of SIGKILL$"):
+        train(TrainConfig("x", "tiny", store=str(store), device="cpu", gpus=2), lambda _line: None)
 
 
 def test_a_rank_that_dies_is_named_and_no_step_is_lost(store, start, tmp_path):

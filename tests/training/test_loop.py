@@ -12,7 +12,7 @@ from torch import nn
 
 from relaydet.compat import detector_runs_in_float16_on_cpu
 from relaydet.data.order import share_of
-from relaydet.errors import RelayError
+from relaydet.errors import RankLostError, RelayError
 from relaydet.model import build_model, recipe_of
 from relaydet.runtime.device import Device, choose_device
 from relaydet.training.loop import Learner, build_optimizer, build_scaler, to_device, train_steps
@@ -204,6 +204,20 @@ def test_the_first_loss_does_not_depend_on_the_micro_batch(name, tolerance, micr
 
 
 # Memory that runs out.
+
+
+def test_where_ranks_wait_for_each_other_in_a_norm_a_step_cannot_be_done_again():
+    def no_memory(*_arguments):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    model = Stub()
+    model.register_forward_pre_hook(no_memory)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    learner = Learner(model, optimizer, Position(0), CPU, even_passes=True)
+    steps = train_steps(learner, shared([BATCH]), SCHEDULE, 0, MicroBatch(4))
+    with pytest.raises(RankLostError, match=r"^Rank 0: .* set MICRO_BATCH below 4$"):
+        next(steps)
+    assert model.w.item() == 2
 
 
 class TooSmall:

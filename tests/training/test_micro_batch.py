@@ -20,6 +20,7 @@ from relaydet.training.micro_batch import (
     MicroBatch,
     choose_micro_batch,
     even_parts,
+    has_synchronised_norms,
     micro_batch_for,
     norm_buffers,
     probe_memory,
@@ -123,6 +124,12 @@ def test_only_the_statistics_of_norms_that_train_are_kept():
     trains, rests = nn.BatchNorm2d(2), nn.BatchNorm2d(2).eval()
     model = nn.Sequential(trains, rests, nn.Linear(2, 2), nn.LayerNorm(2))
     assert {id(b) for b in norm_buffers(model)} == {id(b) for b in trains.buffers()}
+
+
+def test_norms_that_look_at_all_ranks_are_found():
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4)))
+    assert not has_synchronised_norms(plain)
+    assert has_synchronised_norms(nn.SyncBatchNorm.convert_sync_batchnorm(plain))
 
 
 def test_memory_that_ran_out_is_no_exception_and_statistics_can_be_put_back(monkeypatch):

@@ -158,6 +158,17 @@ def test_training_goes_on_while_a_checkpoint_is_on_its_way_and_the_next_save_wai
     assert store.order == files_of(1, 2)
 
 
+def test_where_there_is_no_time_a_save_does_not_wait_for_the_one_before(saver, store, unsent):
+    store.gate.clear()
+    save(saver, 1)
+    returned, _ = in_thread(lambda: saver.save(2, {"model": {"w": torch.ones(2)}}, {}, True))
+    assert returned.wait(PATIENCE)
+    assert set(files_of(2)) <= set(kept(unsent)), "safe here, while the first is on its way"
+    store.gate.set()
+    assert saver.finish(PATIENCE)
+    assert load_newest(store, RUN)[0].step == 2
+
+
 def test_what_is_saved_is_the_state_at_that_moment(saver, store):
     store.gate.clear()
     weights = torch.zeros(2)

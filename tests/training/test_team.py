@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from relaydet.config import MergeConfig
 from relaydet.data.demo import write_demo
-from relaydet.errors import RelayError
+from relaydet.errors import RankLostError, RelayError
 from relaydet.jobs.merge import merge
 from relaydet.training import meeting as module
 from relaydet.training.meeting import is_rank, joined
-from relaydet.training.team import Team, choose_ranks
+from relaydet.training.team import Team, await_sums, choose_ranks
 
 SCRIPT = Path(__file__).with_name("on_ranks.py")
 SECONDS = 150
@@ -68,6 +70,39 @@ def test_what_ranks_say_to_each_other(tmp_path):
         assert vectors == [[6.0] * 3, [101.0] * 4], "none counts as zero"
         assert convolution == [3.0 * number for number in range(24)], "whatever its layout"
         assert rank["stop"] == ["tired"]
+
+
+class NoStore:
+    """Of a torchrun that was killed."""
+
+    def __getattr__(self, _name: str) -> Any:
+        raise RuntimeError("Broken pipe")
+
+
+def test_where_the_store_is_gone_the_others_count_as_lost_and_a_failure_is_told_no_more():
+    team = Team(ranks=2, store=NoStore())
+    with pytest.raises(RankLostError, match=r"cannot be reached .Broken pipe"):
+        team.why_stop("torchrun is gone")
+    team.tell_failure("the image is broken")
+
+
+class Sum:
+    """A sum on a GPU that is there after being looked at so many times."""
+
+    def __init__(self, looks: float) -> None:
+        self.looks = looks
+
+    def is_completed(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+def test_sums_on_gpus_are_waited_for_so_long():
+    sums = [Sum(0), Sum(3)]
+    await_sums(sums, 60)
+    assert all(one.looks < 0 for one in sums)
+    with pytest.raises(RuntimeError, match=r"no sum of the gradients within 0\.01 s"):
+        await_sums([Sum(0), Sum(math.inf)], 0.01)
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,8 @@ def _train(run: TrainConfig, trouble: _Trouble, say: Callable[[str], None]) -> s
     """
     say(f"next: {run.run}")
     try:
-        return train(run, say, patient=False).state
+        result = train(run, say, patient=False)
+        return "held" if result.lost else result.state
     except (LeaseHeldError, LeaseLostError) as error:
         say(str(error).partition(";")[0])
         return "held"

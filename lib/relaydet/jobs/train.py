@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from relaydet.config import TrainConfig, check_name
 from relaydet.data.loader import Samples
 from relaydet.data.order import steps_per_epoch
 from relaydet.data.saved import SavedDataset
-from relaydet.errors import LeaseHeldError, RankLostError, StoreError
+from relaydet.errors import RankLostError, RelayError
 from relaydet.model import BuiltModel
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import Runtime, detect
@@ -148,19 +149,20 @@ def train(
 
 
 def _tell_paused(config: TrainConfig, reason: str) -> None:
-    """Where rank 0 died, its status is still that of a run in training: mend that."""
-    store = find_store(config.store, _silent)
-    try:
+    """Where rank 0 died, its status is still that of a run in training: mend that.
+
+    Why the run stopped is more than why this cannot be written, where it cannot.
+    """
+    with suppress(RelayError):
+        store = find_store(config.store, _silent)
         lease = acquire(store, config.run, detect().name, say=_silent, patient=False)
-    except (LeaseHeldError, StoreError):
-        return  # whoever holds it tells; and why the run stopped is more than that
-    try:
-        status = RunFiles(store, config.run).status()
-        if status and status.get("state") == "running":
-            told = {**status, "state": "paused", "reason": reason}
-            Fenced(store, lease).write(f"runs/{config.run}/status.json", as_json(told))
-    finally:
-        lease.release()
+        try:
+            status = RunFiles(store, config.run).status()
+            if status and status.get("state") == "running":
+                told = {**status, "state": "paused", "reason": reason}
+                Fenced(store, lease).write(f"runs/{config.run}/status.json", as_json(told))
+        finally:
+            lease.release()
 
 
 def train_here(

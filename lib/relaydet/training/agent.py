@@ -38,7 +38,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _watch(channel: Channel) -> None:
-    sys.stdin.buffer.read()  # until the launching program closes it, or is no more
+    # Until the launching program closes it, or is no more. Python could not end while a thread is
+    # inside sys.stdin.
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
     channel.ask_to_stop("the program that launched it is gone")
     time.sleep(ORPHAN_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 
@@ -28,6 +31,8 @@ MODULE = "relaydet.jobs.rank"
 LOOK_SECONDS = 0.1
 KILL_SECONDS = 10.0
 """How long torchrun may take to end when its ranks have been told to."""
+ORPHAN_SECONDS = 660.0
+"""How long rank 0 is waited for where torchrun was killed: it may take ten minutes to save."""
 _TAIL = 2_000
 
 
@@ -88,11 +93,14 @@ def _attend(process: subprocess.Popen, channel: Channel, shown: _Shown, stop: St
         if stop and not asked:
             channel.ask_to_stop(str(stop.reason))
             asked = True
-        for event in channel.news():
-            shown.take(event)
+        shown.take_all(channel)
         time.sleep(LOOK_SECONDS)
-    for event in channel.news():
-        shown.take(event)
+    # Ranks notice by themselves that torchrun was killed, save and end.
+    until = time.monotonic() + (ORPHAN_SECONDS if process.returncode < 0 else 0)
+    while time.monotonic() < until and shown.rank_0_is_at_it():
+        shown.take_all(channel)
+        time.sleep(LOOK_SECONDS)
+    shown.take_all(channel)
 
 
 class _Shown:
@@ -104,11 +112,16 @@ class _Shown:
         self.result: dict[str, Any] | None = None
         self._say, self._open_bar = say, open_bar
         self._bar: Any = None
+        self._pids: dict[int, int] = {}
         self._failures: list[dict[str, Any]] = []
         self._ended: list[dict[str, Any]] = []
 
-    def take(self, event: dict[str, Any]) -> None:
-        """Show it, or keep it."""
+    def take_all(self, channel: Channel) -> None:
+        """Show what is new, or keep it."""
+        for event in channel.news():
+            self._take(event)
+
+    def _take(self, event: dict[str, Any]) -> None:
         if "say" in event:
             self._say(event["say"])
         if "bar" in event:
@@ -119,6 +132,8 @@ class _Shown:
             self._bar.set_postfix(event["postfix"], refresh=False)
         if "close" in event:
             self.close()
+        if "started" in event:
+            self._pids[event["started"]["rank"]] = event["started"]["pid"]
         if "result" in event:
             self.result = event["result"]
         if "failure" in event:
@@ -132,6 +147,11 @@ class _Shown:
             self._bar.close()
             self._bar = None
 
+    def rank_0_is_at_it(self) -> bool:
+        """Whether it has not told how it ended, and lives."""
+        told = self.result is not None or any(f["rank"] == 0 for f in self._failures)
+        return not told and 0 in self._pids and _lives(self._pids[0])
+
     def failure(self, channel: Channel, code: int) -> RelayError:
         """What all that came to: the first rank that failed by itself, else the one that died."""
         output = f"all that the ranks printed is in {channel.log}"
@@ -143,28 +163,42 @@ class _Shown:
             if kind is not None:
                 return kind(f"{rank}{told[0]['message']}")
             return RelayError(f"{rank}{told[0]['kind']}: {told[0]['message']}; {output}.")
+        what = "the last checkpoint is kept; run again to go on"
         if dead:
-            what = "the last checkpoint is kept; run again to go on"
             return RankLostError(
                 f"Rank {dead[0]['rank']} died of {dead[0]['how']}; {what}; {output}."
             )
         if self._failures:
             return RankLostError(f"{self._failures[0]['message']}; run again to go on; {output}.")
+        if code < 0:
+            return RankLostError(
+                f"torchrun died of {signal.Signals(-code).name}; {what}; {output}."
+            )
         tail = channel.log.read_text(errors="replace")[-_TAIL:].strip()
         return RelayError(f"The ranks ended with code {code} and said no more than: {tail}")
 
 
 def _fresh_folder(name: str) -> Path:
-    folder = cache_root() / "ranks" / f"{name}-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
+    """One that no launch had before: ranks of another one may still be saving."""
+    parent = cache_root() / "ranks"
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _command(folder: Path, ranks: int, max_restarts: int) -> list[str]:
     return [
         *(sys.executable, "-m", "relaydet.training.agent", str(folder)),
-        *("--standalone", "--nnodes", "1", "--nproc-per-node", str(ranks)),
+        # What --standalone means from torch 2.1 on; in 2.0 it was one port for all on a machine.
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", uuid4().hex),
+        *("--nnodes", "1", "--nproc-per-node", str(ranks)),
         *("--max-restarts", str(max_restarts), "-m", MODULE, str(folder)),
     ]
 
@@ -183,8 +217,8 @@ def environment_of_ranks(ranks: int, environment: Mapping[str, str] = os.environ
 
 def _end(process: subprocess.Popen, channel: Channel) -> None:
     """Nothing of it is left afterwards."""
+    channel.end_now()
     if process.poll() is None:
-        channel.end_now()
         try:
             process.wait(KILL_SECONDS)
         except subprocess.TimeoutExpired:

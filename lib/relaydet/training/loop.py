@@ -158,6 +158,8 @@ def _gradients(
         while True:
             attempt = partial(_attempt, learner, share, batch, step, micro_batch.size)
             mine, packed = unless_memory_runs_out(attempt, learner.device.device) or (None, [])
+            if mine is None and learner.even_passes:
+                raise _out_of_step(learner.team, micro_batch)
             losses = _summed(learner.team, mine)
             if losses is not None:
                 learner.team.sum_gradients(packed)
@@ -225,6 +227,14 @@ def autocast(device: Device) -> AbstractContextManager:
     if device.dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.device.type, dtype=device.dtype)
+
+
+def _out_of_step(team: Team, micro_batch: MicroBatch) -> RankLostError:
+    """The others wait in a norm for what this rank has no memory for: they cannot do it again."""
+    return RankLostError(
+        f"Rank {team.rank}: the device's memory ran out, and with SYNC_BATCH_NORM no smaller parts"
+        f" can be tried; set MICRO_BATCH below {micro_batch.size}"
+    )
 
 
 def _halve(micro_batch: MicroBatch, share: Share, step: int, say: Callable[[str], None]) -> None:

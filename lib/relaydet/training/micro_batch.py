@@ -123,6 +123,11 @@ def even_parts(batch_size: int, most: int) -> int:
     return math.ceil(batch_size / math.ceil(batch_size / most))
 
 
+def has_synchronised_norms(model: nn.Module) -> bool:
+    """Whether ranks wait for each other inside a forward pass."""
+    return any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+
+
 def norm_buffers(model: nn.Module) -> list[torch.Tensor]:
     """The running statistics that a forward pass changes, of batch norms that train."""
     norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))

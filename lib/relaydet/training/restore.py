@@ -21,6 +21,7 @@ from relaydet.training.loop import autocast, build_optimizer, build_scaler
 from relaydet.training.micro_batch import (
     MicroBatch,
     choose_micro_batch,
+    has_synchronised_norms,
     norm_buffers,
     probe_memory,
 )
@@ -113,7 +114,9 @@ def _micro_batch(
     before = manifest.get("micro_batch") if cuda and same else None
     most = share_of(config.batch_size, 0, team.ranks).most
     probe = partial(probe_memory, built.model, optimizer, device, most, partial(autocast, device))
-    size, why = choose_micro_batch(config.micro_batch, most, before, probe if cuda else None)
+    # Ranks whose norms wait for each other would have to probe in step.
+    probed = cuda and not has_synchronised_norms(built.model)
+    size, why = choose_micro_batch(config.micro_batch, most, before, probe if probed else None)
     sizes = team.gather(size)
     if min(sizes) < max(sizes):
         size, why = min(sizes), f"of {sizes} on the ranks, the smallest"

@@ -75,13 +75,22 @@ class Saver:
         self._thread = threading.Thread(target=self._carry_all, name="saver", daemon=True)
         self._thread.start()
 
-    def save(self, step: int, state: dict[str, Any], facts: dict[str, Any]) -> bool:
+    def save(
+        self, step: int, state: dict[str, Any], facts: dict[str, Any], at_once: bool = False
+    ) -> bool:
         """Pack a checkpoint and hand it over.
+
+        Args:
+            step: optimizer steps done.
+            state: what to save.
+            facts: what to say of it.
+            at_once: do not wait for the one before to be in the store: there is no time.
 
         Returns:
             Whether it is safe on this machine's disk; where not, the reason was said.
         """
-        self._wait_while_on_its_way()
+        if not at_once:
+            self._wait_while_on_its_way()
         started = time.monotonic()
         try:
             packed = pack(self.folder, step, self._lineage, state, facts)

@@ -114,7 +114,8 @@ class Session:
             self.saver.finish(INTERRUPTED_SECONDS)
             raise
         except RankLostError as error:
-            self._save()  # the step that it was lost in was not taken
+            # The step that it was lost in was not taken. torchrun kills this rank 30 s after it.
+            self._save(at_once=True)
             self._tell_state("paused", str(error))
             self.saver.finish(LEAST_FINISH_SECONDS)
             raise
@@ -188,7 +189,7 @@ class Session:
         save = self.saver.pack_seconds + self.saver.carry_seconds
         self.stop.reserve = 3 * save + 2 * step_seconds + RESERVE_SECONDS
 
-    def _save(self) -> None:
+    def _save(self, at_once: bool = False) -> None:
         if self.saved_step != self.step:
             state = {
                 "model": self.trained.built.model.state_dict(),
@@ -196,7 +197,7 @@ class Session:
             }
             if self.trained.scaler is not None:
                 state["scaler"] = self.trained.scaler.state_dict()
-            if self.saver.save(self.step, state, self._facts()):
+            if self.saver.save(self.step, state, self._facts(), at_once):
                 self.saved_step = self.step
         self.saved_at = time.monotonic()
         self._tell_state("running")

@@ -11,6 +11,7 @@ from relaydet.model import recipe_of
 from relaydet.runtime.device import Device
 from relaydet.runtime.stop import StopRequest
 from relaydet.training.loop import Learner, Step, train_steps
+from relaydet.training.micro_batch import has_synchronised_norms
 from relaydet.training.restore import Restored
 from relaydet.training.sampling import key_samplers
 from relaydet.training.schedule import Schedule
@@ -64,7 +65,7 @@ def run_steps(
         device=device,
         scaler=trained.scaler,
         team=team,
-        even_passes=config.sync_batch_norm,
+        even_passes=has_synchronised_norms(trained.built.model),
     )
     cuda = device.device.type == "cuda"
     batches = training_batches(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -31,6 +31,9 @@ T = TypeVar("T")
 
 BUCKET_BYTES = 8 * 2**20
 """Gradients are summed in pieces of about so much: one is copied back while the next is summed."""
+SUM_SECONDS = 20.0
+"""How long a sum may take on GPUs: torchrun kills all 30 s after a rank has died, and before that
+there must be time to save."""
 _REASON_SECONDS = 3.0
 """How long a lost rank's own words are waited for."""
 _FAILED, _STOPPED = "failed", "stopped"
@@ -76,6 +79,9 @@ class Team:
         """Send gradients from GPU to GPU; every rank has set its CUDA device before."""
         with self._speaking():
             self.gradients = dist.new_group(backend="nccl", timeout=self.answer)
+            # NCCL connects at its first sum; what is wrong with it comes out here, not in a step.
+            dist.all_reduce(torch.zeros(1, device="cuda"), group=self.gradients)
+            torch.cuda.synchronize()
 
     def share_first(self, make: Callable[[], T]) -> T:
         """What rank 0 makes, on every rank.
@@ -109,11 +115,14 @@ class Team:
         Args:
             reason: this rank's own.
         """
-        if self.ranks > 1 and reason and not has(self.store, _STOPPED):
-            leave(self.store, _STOPPED, reason)
+        if self.ranks > 1 and reason:
+            with self._hearing():
+                if not has(self.store, _STOPPED):
+                    leave(self.store, _STOPPED, reason)
         if not self.any(reason is not None):
             return None
-        return reason or self.store.get(_STOPPED).decode()
+        with self._hearing():
+            return reason or self.store.get(_STOPPED).decode()
 
     def largest(self, values: Sequence[float]) -> list[float]:
         """The largest of each value over all ranks; raises RankLostError."""
@@ -168,6 +177,8 @@ class Team:
                 dist.all_reduce(bucket.flat, group=self.gradients, async_op=True)
                 for bucket in packed
             ]
+            if any(bucket.flat.is_cuda for bucket in packed):
+                await_sums(sums, min(SUM_SECONDS, self.answer.total_seconds()))
             for bucket, work in zip(packed, sums, strict=True):
                 work.wait()
                 parts = bucket.flat.split([gradient.numel() for gradient in bucket.gradients])
@@ -176,8 +187,12 @@ class Team:
 
     def tell_failure(self, reason: str) -> None:
         """Leave word for the others why this rank ends; the first one's stays."""
-        if self.store is not None and not has(self.store, _FAILED):
-            leave(self.store, _FAILED, f"Rank {self.rank}: {reason}")
+        if self.store is None:
+            return
+        # Where torchrun is gone the store may be too: nobody could read it, and the reason counts.
+        with suppress(RuntimeError):
+            if not has(self.store, _FAILED):
+                leave(self.store, _FAILED, f"Rank {self.rank}: {reason}")
 
     def _reduced(self, values: Sequence[float], how: Any) -> list[float]:
         if self.ranks == 1:
@@ -190,8 +205,13 @@ class Team:
     @contextmanager
     def _speaking(self) -> Iterator[None]:
         self.said += 1
-        try:
+        with self._hearing():
             self.store.set(f"said/{self.rank}", str(self.said))
+            yield
+
+    @contextmanager
+    def _hearing(self) -> Iterator[None]:
+        try:
             yield
         except RuntimeError as error:
             raise self._lost(error) from error
@@ -252,6 +272,26 @@ def refuse_small_batch(batch_size: int, ranks: int) -> None:
             f"BATCH_SIZE {batch_size}: is smaller than the {ranks} ranks that share it; take fewer"
             " GPUS, or a larger batch in a new RUN."
         )
+
+
+def await_sums(sums: Sequence[Any], seconds: float) -> None:
+    """Wait until NCCL is through with them, here and not on the device.
+
+    NCCL's own `wait` makes the GPU wait and returns. Were a rank lost then, the step would be taken
+    with half a sum, and no weights could be copied from a GPU that waits for ever.
+
+    Args:
+        sums: what `all_reduce` returned.
+        seconds: how long to wait.
+
+    Raises:
+        RuntimeError: they are not there in time.
+    """
+    until = time.monotonic() + seconds
+    while not all(work.is_completed() for work in sums):
+        if time.monotonic() > until:
+            raise RuntimeError(f"no sum of the gradients within {seconds:g} s")
+        time.sleep(1e-4)
 
 
 def _channels_last(gradient: torch.Tensor) -> torch.Tensor:
