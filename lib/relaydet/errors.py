@@ -7,6 +7,9 @@ class RelayError(Exception):
     The command line prints the sentence and exits with code 2; a notebook shows it alone.
     """
 
+    stopped = False
+    """Whether the user had asked for a stop before it came to this."""
+
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback."""
         return [f"{type(self).__name__}: {self}"]

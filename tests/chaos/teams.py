@@ -154,15 +154,16 @@ def one_leg(store: Path, folder: Path, fault: str, chance: random.Random, outcom
     if fault:
         outcome.faults[fault] += 1
         reached = {name: step_of(store, name) for name in RUNS}
+        harmed = [pid for session in sessions for pid in session.pids().values()]
         FAULTS[fault](sessions[0], chance)
         if fault == "two sessions at once":
             for session in sessions:
                 send(session.process.pid, signal.SIGTERM)
         if fault == "SIGSTOP of a rank" and sessions[0].ranks == 1:
             send(sessions[0].process.pid, signal.SIGKILL)  # nobody else would notice
-        wait(lambda: all(session.all_gone() for session in sessions), SETTLE_SECONDS)
+        wait(lambda: not any(map(is_alive, harmed)), SETTLE_SECONDS)
         for session in sessions:
-            send(session.process.pid, signal.SIGTERM)  # it may have gone on with the other run
+            send(session.process.pid, signal.SIGTERM)  # a fleet goes on, with this run or another
         if not wait(lambda: all(session.all_gone() for session in sessions)):
             outcome.broken.append(f"leg {outcome.legs}, {fault}: something is left running")
             end(sessions)

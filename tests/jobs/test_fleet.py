@@ -175,6 +175,22 @@ def test_a_run_in_trouble_is_tried_again(tmp_path, runs, monkeypatch, troubles, 
     assert any("cannot be trained" in line for line in said) == left
 
 
+@pytest.mark.parametrize("error", [RankLostError, RelayError])
+def test_who_asked_for_a_stop_gets_one_where_the_run_also_broke(tmp_path, runs, monkeypatch, error):
+    trained = []
+
+    def train(config, say, patient):
+        trained.append(config.run)
+        broken = error("Rank 1 died of SIGKILL")
+        broken.stopped = True
+        raise broken
+
+    monkeypatch.setattr(module, "train", train)
+    result = fleet(FleetConfig(runs=str(runs), store=str(tmp_path)), say=lambda line: None)
+    assert trained == ["r0"]
+    assert len(result.unfinished) == 8
+
+
 def test_the_list_stays_in_the_store_and_time_is_shared(tmp_path, runs, monkeypatch):
     given = []
 

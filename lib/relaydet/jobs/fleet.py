@@ -136,10 +136,11 @@ def is_done(store: Store, run: TrainConfig) -> bool:
 
 
 def _train(run: TrainConfig, trouble: _Trouble, say: Callable[[str], None]) -> str:
-    """The state that a run ended in; "held" where another session has it.
+    """The state that a run ended in; "held" where another session has it, "failed" on an error.
 
     One that cannot be trained keeps the others waiting for nothing: it is noted, and left. A lost
     rank is no fault of the run, which goes on from its last checkpoint when its turn comes again.
+    Who asked for a stop meanwhile gets one, whatever else went wrong.
     """
     say(f"next: {run.run}")
     try:
@@ -148,20 +149,15 @@ def _train(run: TrainConfig, trouble: _Trouble, say: Callable[[str], None]) -> s
     except (LeaseHeldError, LeaseLostError) as error:
         say(str(error).partition(";")[0])
         return "held"
-    except RankLostError as error:
-        trouble.losses[run.run] += 1
-        if error.told or trouble.losses[run.run] >= LOSSES:
-            return _leave(run.run, error, trouble, say)
-        say(f"WARNING: run {run.run!r}: {error}")
-        return "lost"
     except RelayError as error:
-        return _leave(run.run, error, trouble, say)
-
-
-def _leave(run: str, error: RelayError, trouble: _Trouble, say: Callable[[str], None]) -> str:
-    say(f"WARNING: run {run!r} cannot be trained: {error}")
-    trouble.failed[run] = error
-    return "failed"
+        trouble.losses[run.run] += 1
+        lost = isinstance(error, RankLostError) and not error.told
+        if lost and trouble.losses[run.run] < LOSSES:
+            say(f"WARNING: run {run.run!r}: {error}")
+        else:
+            say(f"WARNING: run {run.run!r} cannot be trained: {error}")
+            trouble.failed[run.run] = error
+        return "paused" if error.stopped else "failed"
 
 
 def _is_held(store: Store, run: str) -> bool:

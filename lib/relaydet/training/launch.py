@@ -82,7 +82,9 @@ def launch(
             shown.close()
             _end(process, channel)
     if shown.result is None:
-        raise shown.failure(channel, process.returncode)
+        failure = shown.failure(channel, process.returncode)
+        failure.stopped = bool(stop)
+        raise failure
     shutil.rmtree(channel.folder, ignore_errors=True)
     return shown.result
 
