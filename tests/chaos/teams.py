@@ -1,6 +1,6 @@
 """Runs of a fleet that teams of one to four ranks train in turn, with harm done to every team.
 
-`python tests/chaos/teams.py --legs 16 --seed 1 --out FILE`. In each leg `relaydet fleet` is started
+`python tests/chaos/teams.py --legs 16 --seed 4 --out FILE`. In each leg `relaydet fleet` is started
 with another number of ranks, sometimes twice at once; then something happens to it. What must hold:
 steps are never lost but for those since the last checkpoint, nothing is left running, no run is
 trained by two, each is finished once, and its first losses are those of one process.
