@@ -198,7 +198,7 @@ def _lives(pid: int) -> bool:
 def _command(folder: Path, ranks: int, max_restarts: int) -> list[str]:
     return [
         *(sys.executable, "-m", "relaydet.training.agent", str(folder)),
-        # What --standalone means from torch 2.1 on; in 2.0 it was one port for all on a machine.
+        # What --standalone means by now; in torch 2.0 it was one port for all on a machine.
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", uuid4().hex),
         *("--nnodes", "1", "--nproc-per-node", str(ranks)),
         *("--max-restarts", str(max_restarts), "-m", MODULE, str(folder)),
