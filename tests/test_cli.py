@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import shutil
 
@@ -242,3 +244,73 @@ def test_help_and_wrong_flags(workplace, command, code):
         main(command.split())
     assert stopped.value.code == code
     assert files_below(workplace) == before
+
+
+TRAIN = (
+    "train --run r --store {} --device cpu --image-size 64 --epochs 1 --batch-size 6 --workers 0"
+)
+
+
+class Gone:
+    """Standard output whose reader has gone."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_training_goes_on_when_nobody_reads_it(tiny_demo, tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    shutil.copytree(tiny_demo.root, store)
+    monkeypatch.setattr("sys.stdout", Gone())
+    monkeypatch.setattr("sys.stderr", Gone())
+    assert main(TRAIN.format(store).split()) == 0
+    status = json.loads((store / "runs/r/status.json").read_bytes())
+    assert (status["state"], status["step"]) == ("done", 3)
+    assert (store / "runs/r/log.jsonl").read_bytes()
+    assert main(["status", "--store", str(store)]) == 0
+    assert main(["status", "--store", str(tmp_path / "r" / "\0")]) == 2
+
+
+STRANGE = "B\u00e4r \u6771 \x1b[2J\u202e"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_names_of_strangers_do_nothing_to_the_terminal(workplace, monkeypatch, encoding):
+    strange = {**COCO_FILE, "categories": [{"id": 1, "name": STRANGE}]}
+    write(workplace / "coco.json", strange)
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding, newline=""))
+    assert main(MERGE.split()) == 0
+    text = written.getvalue().decode(encoding)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    name = json.loads((workplace / "store/datasets/demo/annotations.json").read_bytes())
+    assert name["categories"][0]["name"] == STRANGE, "what is written stays as it came"
+    shown = STRANGE.replace("\x1b", r"\u001b").replace("\u202e", r"\u202e")
+    expected = {"ascii": shown.replace("\u00e4", r"\u00e4"), "utf-8": shown}.get(encoding, shown)
+    if encoding != "utf-8":
+        expected = expected.replace("\u6771", r"\u6771")
+    assert expected in text
+
+
+def test_an_error_about_a_strange_name_is_one_harmless_line(workplace, capsys):
+    write_source(workplace, format="co\x1b[2Jco\u202e\nx")
+    line = refusal(capsys, workplace, MERGE)
+    assert r"\u001b[2J" in line or r"\x1b[2J" in line
+    assert "\u202e" not in line
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are always Unicode there")
+def test_json_of_a_run_folder_that_is_not_utf_8(workplace, capsys):
+    try:
+        (workplace / "store/runs" / os.fsdecode(b"caf\xe9")).mkdir(parents=True)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    (workplace / "store/runs/\x1b[2J").mkdir()
+    assert main(["status", "--store", "store", "--json"]) == 0
+    names = [run["run"] for run in json.loads(capsys.readouterr().out)]
+    assert names == ["\x1b[2J", "caf\udce9"]
+    assert main(["status", "--store", "store"]) == 0
+    table = capsys.readouterr().out
+    assert r"\u001b[2J" in table
+    assert r"caf\udce9" in table

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from relaydet.console import say
 from relaydet.errors import RelayError
 from relaydet.places import KAGGLE_INPUT
 from relaydet.runtime.detect import detect
@@ -71,7 +72,7 @@ def install_missing(
         )
     if importlib.util.find_spec("pip") is None:
         raise RelayError(f"Packages are missing and pip is as well; install {' '.join(wanted)}.")
-    print(f"installing {', '.join(wanted)} (what is there stays as it is)")
+    say(f"installing {', '.join(wanted)} (what is there stays as it is)")
     _install(wanted, wheels)
     importlib.invalidate_caches()
     left = missing(needed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from relaydet.config import (
     TrainConfig,
     load_sources,
 )
+from relaydet.console import complain, finish, hold_descriptors, json_text, one_line, say
 from relaydet.errors import RelayError
 
 
@@ -90,15 +90,17 @@ COMMANDS: dict[str, Any] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; exit code 2 for a mistake that the user can mend."""
+    """Run one command; exit code 2 for a mistake that the user can fix."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    name = _parser().parse_args(arguments[:1]).command
-    command = _configured(name, arguments[1:])
+    hold_descriptors()
     try:
-        return _run(command)
+        name = _parser().parse_args(arguments[:1]).command
+        return _run(_configured(name, arguments[1:]))
     except RelayError as error:
-        print(f"relaydet: {error}", file=sys.stderr)
+        complain(f"relaydet: {one_line(error)}")
         return 2
+    finally:
+        finish()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,41 +136,41 @@ def _run(command: Any) -> int:
             from relaydet.jobs.merge import merge
 
             given = {f.name: getattr(command, f.name) for f in dataclasses.fields(MergeConfig)}
-            merge(MergeConfig(**{**given, "sources": load_sources(command.sources)}))
+            merge(MergeConfig(**{**given, "sources": load_sources(command.sources)}), say)
         case TrainConfig():
             from relaydet.jobs.train import train
 
-            train(command)
+            train(command, say)
         case FleetConfig():
             from relaydet.jobs.fleet import fleet
 
-            fleet(command)
+            fleet(command, say)
         case StudyConfig():
             from relaydet.jobs.study import study
 
-            study(command)
+            study(command, say)
         case BenchConfig():
             from relaydet.jobs.bench import bench
 
-            bench(command)
+            bench(command, say)
         case EvaluateConfig():
             from relaydet.jobs.evaluate import evaluate
 
-            evaluate(command)
+            evaluate(command, say)
         case ScoreConfig():
             _score(command)
         case StatusConfig():
             from relaydet.jobs.status import status
 
-            status(command.store, command.json)
+            status(command.store, command.json, say)
         case DemoConfig():
             from relaydet.jobs.demo import demo
 
-            demo(command.store, command.epochs)
+            demo(command.store, command.epochs, say)
         case DoctorConfig():
             from relaydet.jobs.doctor import doctor
 
-            return 2 if doctor(command).fails else 0
+            return 2 if doctor(command, say).fails else 0
     return 0
 
 
@@ -183,10 +185,10 @@ def _score(command: ScoreConfig) -> None:
     scores = score(truth, found, command.engine, command.verify)
     if command.json:
         told = {**scores.metrics, "per_category": scores.per_category, "engine": scores.engine}
-        print(json.dumps({**told, "findings": scores.findings}))
+        say(json_text({**told, "findings": scores.findings}))
         return
-    print(metrics_table([(command.detections.stem, scores.metrics)]))
-    print("\n".join([f"engine: {scores.engine}", *(f"note: {n}" for n in scores.findings)]))
+    say(metrics_table([(command.detections.stem, scores.metrics)]))
+    say("\n".join([f"engine: {scores.engine}", *(f"note: {n}" for n in scores.findings)]))
 
 
 def _read(path: Path) -> bytes:

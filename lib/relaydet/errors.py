@@ -1,5 +1,7 @@
 """The exceptions that a user of relaydet is meant to see."""
 
+from relaydet.console import shown
+
 
 class RelayError(Exception):
     """A mistake that the user can mend: one sentence with what is wrong, where, and what to do.
@@ -9,6 +11,10 @@ class RelayError(Exception):
 
     stopped = False
     """Whether the user had asked for a stop before it came to this."""
+
+    def __str__(self) -> str:
+        """Return the sentence; names in it may come from strangers' files."""
+        return shown(super().__str__())
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback."""

@@ -19,6 +19,7 @@ from relaydet.config import (
     TrainConfig,
     load_sources,
 )
+from relaydet.console import say
 from relaydet.errors import RelayError
 from relaydet.runtime.detect import runs_through
 
@@ -62,7 +63,7 @@ def merge(sources: str | list[dict[str, Any] | str], **parameters: Any) -> Merge
     from relaydet.jobs.merge import merge as run
 
     config = _as_config(MergeConfig, parameters)
-    return run(dataclasses.replace(config, sources=load_sources(sources)))
+    return run(dataclasses.replace(config, sources=load_sources(sources)), say)
 
 
 def train(**parameters: Any) -> TrainResult:
@@ -70,7 +71,7 @@ def train(**parameters: Any) -> TrainResult:
     check_packages()
     from relaydet.jobs.train import train as run
 
-    return run(_as_config(TrainConfig, parameters))
+    return run(_as_config(TrainConfig, parameters), say)
 
 
 def doctor(**parameters: Any) -> None:
@@ -78,7 +79,7 @@ def doctor(**parameters: Any) -> None:
     check_packages()
     from relaydet.jobs.doctor import doctor as run
 
-    run(_as_config(DoctorConfig, parameters))
+    run(_as_config(DoctorConfig, parameters), say)
 
 
 def evaluate(**parameters: Any) -> EvaluateResult:
@@ -86,18 +87,18 @@ def evaluate(**parameters: Any) -> EvaluateResult:
     check_packages()
     from relaydet.jobs.evaluate import evaluate as run
 
-    return run(_as_config(EvaluateConfig, parameters))
+    return run(_as_config(EvaluateConfig, parameters), say)
 
 
 def study(dataset: str = "", **parameters: Any) -> StudyResult | None:
     """The study of a merged dataset's sources (see `StudyConfig`); without a dataset, nothing."""
     check_packages()
     if not dataset:
-        print("STUDY is empty: no study is made.")
+        say("STUDY is empty: no study is made.")
         return None
     from relaydet.jobs.study import study as run
 
-    return run(_as_config(StudyConfig, {"dataset": dataset, **parameters}))
+    return run(_as_config(StudyConfig, {"dataset": dataset, **parameters}), say)
 
 
 def bench(**parameters: Any) -> BenchResult:
@@ -105,7 +106,7 @@ def bench(**parameters: Any) -> BenchResult:
     check_packages()
     from relaydet.jobs.bench import bench as run
 
-    return run(_as_config(BenchConfig, parameters))
+    return run(_as_config(BenchConfig, parameters), say)
 
 
 def browse(result: MergeResult) -> Browser:
@@ -126,7 +127,7 @@ def show(
     from IPython.display import display
 
     for picture in result.pictures.values() if result else ():
-        print(picture.caption)
+        say(picture.caption)
         display(picture)
 
 

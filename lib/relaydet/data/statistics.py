@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from relaydet.console import shown
 from relaydet.data.dataset import Annotation, Dataset, Image
 
 # COCO's limits between small, medium and large objects: `area` in square pixels.
@@ -68,7 +69,7 @@ def statistics_table(summaries: Mapping[str, Summary]) -> str:
     header = ["", *(name.replace("_", " ") for name in _COLUMNS)]
     lines = [header]
     for name, summary in summaries.items():
-        lines.append([name, *(form.format(summary[key]) for key, form in _COLUMNS.items())])
+        lines.append([shown(name), *(form.format(summary[key]) for key, form in _COLUMNS.items())])
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     rows = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
     return "\n".join("  ".join(row).rstrip() for row in rows)

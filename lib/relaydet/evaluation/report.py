@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
+from relaydet.console import markup, shown
 from relaydet.evaluation.significance import Difference, Interval, Significance
 
 Row = tuple[str, dict[str, float]]
@@ -98,16 +98,16 @@ def report_page(title: str, sections: Sequence[Section]) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
-        f"<h1>{escape(title)}</h1>\n{body}</body></html>\n"
+        f"<title>{markup(title)}</title><style>{_STYLE}</style></head><body>\n"
+        f"<h1>{markup(title)}</h1>\n{body}</body></html>\n"
     )
 
 
 def _section(section: Section) -> str:
-    listed = "".join(f"<li>{escape(k)}: {escape(v)}</li>\n" for k, v in section.facts.items())
+    listed = "".join(f"<li>{markup(k)}: {markup(v)}</li>\n" for k, v in section.facts.items())
     figures = "".join(_figure(caption, image) for caption, image in section.pictures)
     return (
-        f"<section><h2>{escape(section.title)}</h2>\n{_metrics(section)}"
+        f"<section><h2>{markup(section.title)}</h2>\n{_metrics(section)}"
         f"{_differences(section.significance)}<ul>{listed}</ul>\n{figures}</section>\n"
     )
 
@@ -116,7 +116,7 @@ def _figure(caption: str, image: bytes) -> str:
     kind = "jpeg" if image.startswith(b"\xff\xd8") else "png"
     return (
         f'<figure><img src="data:image/{kind};base64,{base64.b64encode(image).decode()}"'
-        f' alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>\n'
+        f' alt="{markup(caption)}"><figcaption>{markup(caption)}</figcaption></figure>\n'
     )
 
 
@@ -127,7 +127,7 @@ def _metrics(section: Section) -> str:
     for name, metrics in section.rows:
         known = intervals.get(name, {})
         cells = "".join(f"<td>{_number(metrics[k])}{_small(known.get(k))}</td>" for k in SHOWN)
-        rows += f"<tr><td>{escape(name)}</td>{cells}</tr>\n"
+        rows += f"<tr><td>{markup(name)}</td>{cells}</tr>\n"
     return f'<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>\n'
 
 
@@ -161,7 +161,7 @@ def _differences_table(differences: Sequence[Difference]) -> str:
 
 
 def _difference(difference: Difference) -> str:
-    names = "".join(f"<td>{escape(n)}</td>" for n in (difference.second, difference.first))
+    names = "".join(f"<td>{markup(n)}</td>" for n in (difference.second, difference.first))
     kind = difference.verdict.replace(" ", "-")
     return (
         f"<tr>{names}<td>{difference.measure}</td><td>{signed(difference.delta)}</td>"
@@ -175,6 +175,7 @@ def _measures(significance: Significance) -> list[str]:
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines of text, with each column as wide as its widest cell."""
+    rows = [[shown(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import torch
 
 from relaydet.config import DoctorConfig
+from relaydet.console import json_text
 from relaydet.errors import RelayError
 from relaydet.runtime.auto_store import choose_store
 from relaydet.runtime.detect import Runtime, detect
@@ -108,7 +108,7 @@ def doctor(config: DoctorConfig, say: Callable[[str], None] = print) -> DoctorRe
     findings += [*found, _internet(runtime), *_widgets(runtime)]
     report["findings"] = [asdict(finding) for finding in findings]
     result = DoctorResult(report, findings)
-    say(msgspec.json.encode(report).decode() if config.json else str(result))
+    say(json_text(report) if config.json else str(result))
     return result
 
 

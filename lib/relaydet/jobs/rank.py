@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from relaydet.config import BenchConfig, TrainConfig
+from relaydet.console import shown
 from relaydet.errors import RankLostError, RelayError
 from relaydet.jobs.bench import Timed, time_here
 from relaydet.jobs.train import TrainResult, train_here
@@ -52,7 +53,7 @@ def _do(channel: Channel, stop: StopRequest) -> TrainResult | Timed:
     asked = msgspec.json.decode(channel.config.read_bytes())
 
     def say(line: str) -> None:
-        channel.tell(say=line)
+        channel.tell(say=shown(line))
 
     def open_bar(label: str, total: int, done: int) -> ToldBar:
         return ToldBar(channel, label, total, done)

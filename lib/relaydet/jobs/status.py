@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from relaydet.console import json_text, shown
 from relaydet.errors import RelayError, StoreError
 from relaydet.runtime.auto_store import find_store
 from relaydet.storage.lease import read_holder
@@ -57,7 +58,7 @@ def status(
     opened = find_store(store, (lambda line: None) if as_json else say)
     runs = [_status_of(opened, name.rpartition("/")[2]) for name in opened.folders("runs")]
     if as_json:
-        say(msgspec.json.encode([asdict(run) for run in runs]).decode())
+        say(json_text([asdict(run) for run in runs]))
     else:
         say(_table(runs) if runs else f"There is no run in {opened.describe('runs')}.")
         if len(runs) > 1:
@@ -109,7 +110,7 @@ def _ap50(store: Store, run: str) -> dict[str, float] | None:
 
 
 def _table(runs: list[RunStatus]) -> str:
-    lines = [_COLUMNS, *map(_row, runs)]
+    lines = [[shown(cell) for cell in line] for line in (_COLUMNS, *map(_row, runs))]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 

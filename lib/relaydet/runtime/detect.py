@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from relaydet.console import is_terminal
 from relaydet.places import ROOT
 
 
@@ -120,4 +121,4 @@ def _name(environment: Mapping[str, str], root: Path) -> tuple[str, str]:
 
 def _on_a_terminal() -> bool:
     """Standard input is None under pythonw, and may be closed."""
-    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+    return is_terminal(sys.stdin)

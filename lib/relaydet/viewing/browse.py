@@ -12,12 +12,12 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
 
+from relaydet.console import markup, shown
 from relaydet.data.dataset import Dataset
 from relaydet.data.findings import Finding
 from relaydet.data.images import Images
@@ -167,7 +167,7 @@ class Browser:
         try:
             return _jpeg(self._pages.render(row)), text
         except RelayError as error:
-            return b"", f"{escape(str(error))}<br>{text}"
+            return b"", f"{markup(str(error))}<br>{text}"
 
     @cached_property
     def _sheet(self) -> str:
@@ -222,7 +222,7 @@ def _make_controls(
 
 
 def _dropdown(widgets: Any, name: str, every: str, choices: Sequence[str]) -> Any:
-    options = [(label, position) for position, label in enumerate([every, *choices])]
+    options = [(shown(label), position) for position, label in enumerate([every, *choices])]
     return widgets.Dropdown(options=options, value=0, description=name, disabled=not choices)
 
 
@@ -241,7 +241,7 @@ def _arrange(widgets: Any, controls: Controls, title: str) -> Any:
         controls.picture,
         controls.text,
     ]
-    return widgets.VBox([widgets.HTML(f"<b>{escape(title)}</b>"), *rows] if title else rows)
+    return widgets.VBox([widgets.HTML(f"<b>{markup(title)}</b>"), *rows] if title else rows)
 
 
 def _jpeg(picture: Pillow.Image) -> bytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ import numpy as np
 from msgspec import UNSET
 from PIL import Image as Pillow
 
+from relaydet.console import markup
 from relaydet.data.dataset import Annotation, Dataset, Image
 from relaydet.data.distributions import Places, places
 from relaydet.data.findings import Finding
@@ -162,14 +162,14 @@ class Pages:
         """What is in an image, its licence and its findings, as HTML."""
         image = self.dataset.images[row]
         lines = [
-            f"<b>{escape(name_in_source(image))}</b> of {escape(image.source or 'no source')},"
-            f" {image.width} x {image.height} pixels: {escape(self.contents(row))}"
+            f"<b>{markup(name_in_source(image))}</b> of {markup(image.source or 'no source')},"
+            f" {image.width} x {image.height} pixels: {markup(self.contents(row))}"
         ]
         lines += [f"Licence: {text}" for text in [self._licence(image)] if text]
         found = self._findings.get(row, [])
         for finding in found[:_FINDINGS_SHOWN]:
             what = f"{finding.severity}: {finding.code}, {finding.action}: {finding.message}"
-            lines.append(escape(what))
+            lines.append(markup(what))
         if len(found) > _FINDINGS_SHOWN:
             lines.append(f"and {len(found) - _FINDINGS_SHOWN} more findings")
         return "<br>".join(lines)
@@ -190,11 +190,11 @@ class Pages:
         facts = sources.get(image.source) if isinstance(sources, dict) else None
         of_source = facts.get("licence") if isinstance(facts, dict) else None
         address = str(of_image.get("url") or "")
-        name = escape(str(of_image.get("name") or of_source or address))
+        name = markup(str(of_image.get("name") or of_source or address))
         if address.startswith(("http://", "https://")):
-            link = f'<a href="{escape(address)}" target="_blank" rel="noopener noreferrer">'
+            link = f'<a href="{markup(address)}" target="_blank" rel="noopener noreferrer">'
             return f"{link}{name}</a>"
-        return " ".join(part for part in (name, escape(address)) if part)
+        return " ".join(part for part in (name, markup(address)) if part)
 
     def _licences(self) -> dict[bytes, dict[str, Any]]:
         listed = (entry for entry in self.dataset.licenses if entry.get("id") is not None)

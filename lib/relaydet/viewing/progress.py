@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from relaydet.bars import Advance
+from relaydet.console import Screen, one_line
 
 
 def progress(label: str, total: int | None = None) -> Callable[[Iterable], Iterable]:
@@ -21,7 +21,7 @@ def progress(label: str, total: int | None = None) -> Callable[[Iterable], Itera
     """
 
     def show(items: Iterable) -> Iterable:
-        return tqdm(items, desc=label, total=total, **_style())
+        return tqdm(items, desc=one_line(label), total=total, **_style())
 
     return show
 
@@ -29,21 +29,24 @@ def progress(label: str, total: int | None = None) -> Callable[[Iterable], Itera
 @contextmanager
 def bar(label: str, total: int, unit: str) -> Iterator[Advance]:
     """A bar for `relaydet.bars.OpenBar`; bytes are shown as kB and MB."""
-    with tqdm(desc=label, total=total, unit=unit, unit_scale=unit == "B", **_style()) as shown:
+    with tqdm(
+        desc=one_line(label), total=total, unit=unit, unit_scale=unit == "B", **_style()
+    ) as shown:
         yield shown.update
 
 
 def step_bar(label: str, total: int, done: int) -> tqdm:
     """A bar for training: starts at the steps already done and counts from there."""
-    return tqdm(desc=label, total=total, initial=done, unit="step", **_style())
+    return tqdm(desc=one_line(label), total=total, initial=done, unit="step", **_style())
 
 
 def _style() -> dict[str, Any]:
     """On a terminal a moving bar; in a log file or a headless notebook a line now and then."""
-    live = sys.stdout.isatty()
+    screen = Screen()
+    live = screen.isatty()
     return {
         "mininterval": 0.3 if live else 10,
         "delay": 1,  # what is done within a second needs no bar
         "dynamic_ncols": live,
-        "file": sys.stdout,
+        "file": screen,
     }
