@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -204,7 +204,7 @@ def _read_odd_record(
 ) -> RecordType:
     row, fields = _read_fields(row)
     refuse_reserved_key(EXTRA_KEY in fields, where)
-    kind = decoder.type
+    kind = cast("type", decoder.type)  # some releases of msgspec say TypeForm
     unknown = [key for key in fields if key not in _KEYS[kind]]
     extra = {key: fields.pop(key) for key in unknown}
     try:
