@@ -17,7 +17,9 @@ def handed_over(monkeypatch):
     """The configurations that reach the jobs."""
     configs = []
     for job in ("merge", "train", "evaluate", "study"):
-        monkeypatch.setattr(f"relaydet.jobs.{job}.{job}", configs.append)
+        monkeypatch.setattr(
+            f"relaydet.jobs.{job}.{job}", lambda config, say: configs.append(config)
+        )
     return configs
 
 

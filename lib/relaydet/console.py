@@ -135,7 +135,7 @@ def _put(stream: Any, text: str) -> None:
 
 def _silence(stream: Any) -> None:
     """Have nobody read it: what is still in its buffer would fail again, last at the exit."""
-    if stream is not sys.__stdout__ and stream is not sys.__stderr__:
+    if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
         return
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
