@@ -226,4 +226,4 @@ def draw_picture(figure: Figure) -> Image.Image:
     """The chart as a picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
-    return Image.open(buffer).convert("RGB")
+    return Image.open(buffer, formats=["PNG"]).convert("RGB")

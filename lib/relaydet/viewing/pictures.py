@@ -35,6 +35,6 @@ def for_page(picture: Picture) -> bytes:
     if len(picture.png) < LARGE:
         return picture.png
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(picture.png)) as opened:
+    with Image.open(io.BytesIO(picture.png), formats=["PNG"]) as opened:
         opened.convert("RGB").save(buffer, format="JPEG", quality=88)
     return min(picture.png, buffer.getvalue(), key=len)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import struct
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from relaydet.data.images import decode_rgb, open_images, read_header
+from relaydet.data.checks.likeness import thumbnail_of
+from relaydet.data.images import decode_rgb, header_of, open_images, read_header
 from relaydet.errors import RelayError
 
 
@@ -119,3 +125,108 @@ def test_a_jpeg_that_was_cut_off_has_no_header(tmp_path, keep):
     path.write_bytes(data[: int(keep * len(data))])
     with pytest.raises(RelayError, match=r"cut\.jpg"):
         read_header(open_images(str(tmp_path)), "cut.jpg")
+
+
+def picture_in(form: str, mode: str = "RGB", **options) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (24, 16), 90).save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("form", "mode"),
+    [
+        ("JPEG", "RGB"),
+        ("MPO", "RGB"),
+        ("PNG", "P"),
+        ("BMP", "RGB"),
+        ("GIF", "P"),
+        ("TIFF", "L"),
+        ("WEBP", "RGB"),
+        ("PPM", "RGB"),
+        ("PPM", "L"),
+    ],
+)
+def test_the_formats_that_datasets_hold_are_read(form, mode):
+    data = picture_in(form, mode)
+    assert (header_of(data, "x").width, header_of(data, "x").height) == (24, 16)
+    assert decode_rgb(data, "x").shape == (16, 24, 3)
+
+
+def test_of_several_pictures_in_a_file_the_first_is_taken():
+    more = [Image.new("RGB", (24, 16), (0, 0, 255)), Image.new("RGB", (24, 16))]
+    for form in ("GIF", "TIFF", "MPO"):
+        file = io.BytesIO()
+        first = Image.new("RGB", (24, 16), (255, 0, 0))
+        first.save(file, form, save_all=True, append_images=more)
+        assert decode_rgb(file.getvalue(), "x")[0, 0, 0] > 250
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        EPS,
+        # The preview that DOS programs put in front of an EPS.
+        b"\xc5\xd0\xd3\xc6" + struct.pack("<2I", 30, len(EPS)) + bytes(18) + EPS,
+        SVG,
+        b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF",
+        picture_in("ICO"),
+        picture_in("TGA"),
+        picture_in("DDS"),
+        picture_in("JPEG2000"),
+        picture_in("PCX"),
+        picture_in("SGI"),
+    ],
+)
+def test_other_formats_are_refused_and_start_no_program(data, tmp_path, monkeypatch):
+    stand_in = tmp_path / "gs"
+    stand_in.write_text(f'#!/bin/sh\necho called >> "{tmp_path}/called"\necho 10.0\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for read in (header_of, decode_rgb, thumbnail_of):
+        with pytest.raises(RelayError, match=r"a\.jpg: .*none of JPEG, PNG, BMP, GIF, TIFF, WebP"):
+            read(data, "a.jpg")
+    assert not (tmp_path / "called").exists()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few hundred bytes that claims a size."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
+
+    head = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
+    rows = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + rows + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (20_000, 17_000), (13_350, 13_340)])
+def test_an_image_that_would_fill_the_memory_is_refused_in_a_sentence(size):
+    for read in (header_of, decode_rgb, thumbnail_of):
+        with pytest.raises(RelayError, match=r"a\.png: .*178 million"):
+            read(bomb(*size), "a.png")
+
+
+def test_a_large_image_is_used_without_a_warning(tmp_path):
+    (tmp_path / "x.png").write_bytes(picture_in("PNG"))
+    code = (
+        "import sys; from relaydet.data.images import pixels\n"
+        "pixels.PillowImage.MAX_IMAGE_PIXELS = 300\n"
+        "print(pixels.decode_rgb(open(sys.argv[1], 'rb').read(), 'x').shape)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "x.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("(16, 24, 3)\n", "")
+
+
+def test_a_pipe_or_a_device_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "zero.jpg"):
+        with pytest.raises(RelayError, match="not a regular file"):
+            open_images(str(tmp_path)).read(name)

@@ -15,14 +15,13 @@ Shape suffixes: N thumbnails, P pairs, B bands, S pixels along a side.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image as PillowImage
 
-from relaydet.data.images.pixels import grey_of_16_bits, unreadable
+from relaydet.data.images.pixels import grey_of_16_bits, open_image, unreadable
 from relaydet.errors import RelayError
 
 SIDE = 32
@@ -70,7 +69,7 @@ def thumbnail_of(data: bytes, name: str) -> bytes | None:
         RelayError: the bytes are not an image, or only part of one.
     """
     try:
-        with PillowImage.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             draft = image.draft("L", (DRAFT_SIDE, DRAFT_SIDE))
             if image.width * image.height > MAX_PIXELS:
                 return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from relaydet.bars import OpenBar, no_bar
 from relaydet.data.images.pixels import unreadable
 from relaydet.errors import RelayError
+from relaydet.storage.limits import IMAGE
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,14 @@ class ImageFolder:
             RelayError: the file cannot be read, or the name leads out of the folder.
         """
         try:
-            return self.path(name).read_bytes()
+            path = self.path(name)
+            status = path.stat()
+            # A pipe or a device may wait, or go on, for ever.
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("it is not a regular file")
+            if status.st_size > IMAGE.most:
+                raise ValueError(f"it has {status.st_size} bytes; the limit is {IMAGE.most}")
+            return path.read_bytes()
         except (OSError, ValueError) as error:
             raise RelayError(unreadable(str(self.root / name), error)) from error
 

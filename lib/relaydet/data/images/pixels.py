@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,16 @@ from PIL import UnidentifiedImageError
 
 from relaydet.errors import RelayError
 
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""What image files are opened as, by Pillow's names: JPEG is also MPO, which phones write, and PPM
+is also PGM. Of several pictures in one file the first is taken.
+
+Pillow itself knows forty more, some of which run another program on the file (EPS: Ghostscript).
+"""
+FORMATS_IN_WORDS = "JPEG, PNG, BMP, GIF, TIFF, WebP, PPM"
+MAX_PIXELS = 178_000_000
+"""Of an image that is opened at all: RGB of it takes half a gigabyte. Pillow's own limit is just
+above, and at half of it Pillow warns."""
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = 1
 END_OF_JPEG = b"\xff\xd9"
@@ -32,8 +43,11 @@ _SKIPPED = frozenset((0xC4, 0xDD, 0xFE, *range(0xE0, 0xF0)))
 _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 _EXIF = b"Exif\0\0"
 _SHORT = 3  # a 16-bit number in TIFF 6.0
-# Beyond this Pillow warns of a decompression bomb or refuses, which is left to it.
-_MAX_PIXELS = 89_000_000
+# Larger ones go through `open_image`, which refuses what is too large.
+_MAX_PLAIN_PIXELS = 89_000_000
+
+# Images between Pillow's warning and MAX_PIXELS are used; larger ones are refused below.
+warnings.filterwarnings("ignore", category=PillowImage.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,27 @@ class Header:
     """EXIF orientation, 1 to 8; 5 to 8 mean that viewers swap width and height."""
     mode: str = "RGB"
     """Pillow's name of how pixels are stored: RGB, L (grey), CMYK, P (palette), ..."""
+
+
+def open_image(data: bytes) -> PillowImage.Image:
+    """Open an image file that is one of FORMATS; its pixels are not decoded yet.
+
+    Args:
+        data: the bytes of the file.
+
+    Raises:
+        UnidentifiedImageError: it is of another format, or damaged.
+        ValueError: it has more than MAX_PIXELS; Pillow raises further exceptions for broken files.
+    """
+    try:
+        image = PillowImage.open(io.BytesIO(data), formats=FORMATS)
+    except PillowImage.DecompressionBombError as error:
+        raise ValueError(f"it claims more than {MAX_PIXELS // 10**6} million pixels") from error
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height}"
+        image.close()
+        raise ValueError(f"it claims {size} pixels; the limit is {MAX_PIXELS // 10**6} million")
+    return image
 
 
 def header_of(data: bytes, name: str) -> Header:
@@ -67,7 +102,7 @@ def header_of(data: bytes, name: str) -> Header:
     if header is not None:
         return header
     try:
-        with PillowImage.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             # A half-copied JPEG has no end marker where it should be.
             if image.format == "JPEG" and END_OF_JPEG not in data[-TAIL_BYTES:]:
                 image.load()
@@ -90,7 +125,7 @@ def decode_rgb(data: bytes, name: str) -> np.ndarray:
         RelayError: the bytes are not an image, or only part of one.
     """
     try:
-        with PillowImage.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             grey_HW = grey_of_16_bits(image)
             if grey_HW is not None:
                 return np.repeat(grey_HW[:, :, None], 3, axis=2)
@@ -150,7 +185,7 @@ def _frame_header(frame: bytes | None, orientation: int) -> Header | None:
         return None
     bits, height, width, components = struct.unpack_from(">BHHB", frame)
     usual = bits == 8 and components in _JPEG_MODES and len(frame) == 6 + 3 * components
-    if not usual or not 0 < width * height <= _MAX_PIXELS:
+    if not usual or not 0 < width * height <= _MAX_PLAIN_PIXELS:
         return None
     return Header(width, height, orientation, _JPEG_MODES[components])
 
@@ -186,8 +221,10 @@ def _orientation(image: PillowImage.Image) -> int:
 def unreadable(name: str, error: Exception) -> str:
     """The sentence about an image that cannot be read."""
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, MemoryError):
+        reason = "there is not enough memory for it"
     if isinstance(error, UnidentifiedImageError):  # Pillow says at which address of the memory
-        reason = "it is of no known format"
+        reason = f"it is none of {FORMATS_IN_WORDS}, or damaged"
     return f"{name}: the image cannot be read ({reason}); replace the file or remove the image."
 
 
