@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,10 +16,12 @@ from safetensors.torch import save_file
 from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN
 
+from relaydet import compat
+from relaydet import weights as weights_module
 from relaydet.download import Offer
 from relaydet.errors import RelayError
 from relaydet.model import BuiltModel, build_model
-from relaydet.weights import WeightsReport, load_weights
+from relaydet.weights import WeightsReport, load_weights, read_tensors
 
 MOBILENET = Path(__file__).parents[1] / ".." / "shared" / "weights" / "mobilenet_v2_features.pt"
 COCO_320 = detection.FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1
@@ -29,6 +34,12 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+
+@pytest.fixture(autouse=True)
+def any_torch(monkeypatch):
+    """These files are our own: releases of torch that refuse others' read them as well."""
+    monkeypatch.setattr(weights_module, "unsafe_pickles", lambda: "")
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +250,76 @@ BAD_FILES = {
 }
 
 
+def holding_itself(path: Path, key: str) -> None:
+    content: dict = {"a": torch.ones(3)}
+    content[key] = content
+    torch.save(content, path)
+
+
+def nested(depth: int) -> dict:
+    content: dict = {"a": torch.ones(3)}
+    for _ in range(depth):
+        content = {"state_dict": content}
+    return content
+
+
+def in_a_cycle() -> dict:
+    items: list = []
+    items.append(items)
+    return {"model": items}
+
+
+def inflated(path: Path) -> None:
+    """A file of torch.save whose numbers, packed, take a thousandth of their room."""
+    torch.save({"a": torch.zeros(1_000_000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+
+
+SPECIAL = {
+    "sparse": (torch.eye(3).to_sparse(), "sparse"),
+    "meta": (torch.ones(3, device="meta"), "on the device 'meta', without its numbers"),
+    "complex": (torch.ones(3, dtype=torch.complex64), "of complex numbers"),
+}
+BAD_FILES |= {
+    f"a {name} tensor": (
+        lambda path, state, tensor=tensor: torch.save({"conv1.weight": tensor}, path),
+        f"the tensor 'conv1.weight' is {message}",
+    )
+    for name, (tensor, message) in SPECIAL.items()
+}
+if hasattr(torch, "quantize_per_tensor"):
+    BAD_FILES["a quantized tensor"] = (
+        lambda path, state: torch.save(
+            {"a": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)}, path
+        ),
+        "the tensor 'a' is quantized",
+    )
+BAD_FILES |= {
+    "holds itself": (lambda path, state: holding_itself(path, "model"), "without an end"),
+    "holds itself deeper": (
+        lambda path, state: holding_itself(path, "model_state_dict"),
+        "without an end",
+    ),
+    "nested deep": (lambda path, state: torch.save(nested(100), path), "without an end"),
+    "a list in a cycle": (lambda path, state: torch.save(in_a_cycle(), path), "no state dict"),
+    "a cycle beside": (
+        lambda path, state: torch.save({**in_a_cycle(), "a": torch.ones(3)}, path),
+        "does not fit the model 'small'",
+    ),
+    "inflated": (lambda path, state: inflated(path), "claims 400.* bytes of tensors in a file of"),
+    "not finite": (
+        lambda path, state: torch.save(
+            {**state, "bn1.weight": torch.full((64,), float("nan"))}, path
+        ),
+        "'bn1.weight' has numbers that are not finite",
+    ),
+}
+
+
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_a_bad_file_is_explained(case, small, resnet18, tmp_path):
     write, message = BAD_FILES[case]
@@ -252,9 +333,19 @@ def test_a_bad_file_is_explained(case, small, resnet18, tmp_path):
     assert write is None or path.stat().st_mtime_ns == size, "no code in the file ran"
 
 
-def test_a_damaged_safetensors_file_is_explained(small, tmp_path):
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x08\0\0\0\0\0\0\0{}",
+        (1 << 62).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
+    ],
+)
+def test_a_damaged_safetensors_file_is_explained(data, small, tmp_path):
     path = tmp_path / "weights.safetensors"
-    path.write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    path.write_bytes(data)
     with pytest.raises(RelayError, match="damaged"):
         fill(small, path)
 
@@ -380,3 +471,65 @@ def test_resnet50s_coco_norms_add_no_epsilon():
     norm = build("coco", "resnet50_fpn").model.backbone.body.bn1
     expected = state["backbone.body.bn1.running_var"].rsqrt()
     torch.testing.assert_close((norm.running_var + norm.eps).rsqrt(), expected)
+
+
+@pytest.mark.parametrize(
+    ("version", "hole"),
+    [
+        ("2.0.1+cu117", "CVE-2025-32434"),
+        ("2.5.1", "CVE-2025-32434"),
+        ("2.6.0", "CVE-2026-24747"),
+        ("2.9.1+cpu", "CVE-2026-24747"),
+        ("2.10.0", ""),
+        ("2.11.0a0+git1", ""),
+        ("3.0.0", ""),
+    ],
+)
+def test_where_torch_may_run_code_of_a_file_only_safetensors_are_taken(
+    version, hole, resnet18, small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(compat.torch, "__version__", version)
+    monkeypatch.setattr(weights_module, "unsafe_pickles", compat.unsafe_pickles)
+    assert hole in compat.unsafe_pickles()
+    pickled, safe = tmp_path / "theirs.pth", tmp_path / "theirs.safetensors"
+    torch.save(resnet18, pickled)
+    save_file(resnet18, safe)
+    assert holds(fill(small, safe)[0], resnet18)
+    if hole:
+        with pytest.raises(RelayError, match=rf"{hole}\); convert it to \.safetensors"):
+            fill(small, pickled)
+    else:
+        assert holds(fill(small, pickled)[0], resnet18)
+
+
+def test_a_published_file_is_known_by_its_hash(resnet18, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights_module, "unsafe_pickles", lambda: "a crafted one can run code")
+    pickled = tmp_path / "a.pth"
+    torch.save(resnet18, pickled)
+    digest = hashlib.sha256(pickled.read_bytes()).hexdigest()
+    for name, taken in ((f"resnet18-{digest[:8]}.pth", True), ("resnet18-f37072fd.pth", False)):
+        path = tmp_path / name
+        path.write_bytes(pickled.read_bytes())
+        if taken:
+            assert holds(fill(small, path)[0], resnet18)
+        else:
+            with pytest.raises(RelayError, match="a crafted one can run code"):
+                fill(small, path)
+
+
+def test_as_many_names_as_a_crafted_file_may_have_are_matched_in_seconds(small, tmp_path):
+    path = tmp_path / "names.safetensors"
+    zero = torch.zeros(1)
+    save_file({f"p{i}.conv1.weight": zero.clone() for i in range(20_000)}, path)
+    start = time.monotonic()
+    with pytest.raises(RelayError, match="does not fit the model 'small'"):
+        fill(small, path)
+    assert time.monotonic() - start < 60
+
+
+def test_more_entries_than_any_model_has_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights_module, "MOST_TENSORS", 3)
+    path = tmp_path / "names.pth"
+    torch.save({f"p{i}": torch.zeros(1) for i in range(4)}, path)
+    with pytest.raises(RelayError, match="has 4 entries, more than any state dict"):
+        read_tensors(path)

@@ -26,6 +26,19 @@ def detector_runs_in_float16_on_cpu() -> bool:
     return detector_runs_in_bfloat16_on_cpu() and release(torch.__version__) >= (2, 3)
 
 
+def unsafe_pickles() -> str:
+    """Why a file of torch.save from elsewhere must not be loaded here; empty where it may be.
+
+    torch.load(weights_only=True) could be made to run code that is in the file: before 2.6 by
+    CVE-2025-32434, before 2.10 by CVE-2026-24747.
+    """
+    for fixed, hole in (((2, 6), "CVE-2025-32434"), ((2, 10), "CVE-2026-24747")):
+        if release(torch.__version__) < fixed:
+            major, minor = fixed
+            return f"a crafted one can run code in torch before {major}.{minor} ({hole})"
+    return ""
+
+
 def grad_scaler(device_type: str) -> Any:
     """A scaler of losses for float16, of the kind that this release has."""
     if release(torch.__version__) >= (2, 3):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 BODY = "backbone.body."
+MOST_PARTS = 3
+MOST_TRIED = 20
 LEAVES = {"weight", "bias", "running_mean", "running_var"}
 
 
@@ -37,7 +40,7 @@ def fit_tensors(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) ->
         targets: name -> tensor, of the detector.
     """
     best = Fit("by name", {})
-    for prefix in _leading_parts(tensors):
+    for prefix in _leading_parts(tensors, targets):
         for start in ("", BODY):
             fit = _fit_by_name(tensors, targets, prefix, start)
             best = max(best, fit, key=lambda fit: len(fit.placed))
@@ -45,12 +48,23 @@ def fit_tensors(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) ->
     return max(best, by_position, key=lambda fit: len(fit.placed))
 
 
-def _leading_parts(names: Mapping[str, Tensor]) -> Iterator[str]:
-    """What may have to be dropped from a file's names: up to three leading parts of each."""
-    parts = [name.split(".") for name in names]
+def _leading_parts(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Iterator[str]:
+    """What may have to be dropped from a file's names: up to three leading parts of each.
+
+    Only those whose dropping makes a name of the detector's, and of those the most frequent: a
+    crafted file has as many as names, and each is tried on all names.
+    """
     yield ""
-    for depth in (1, 2, 3):
-        yield from sorted({".".join(p[:depth]) + "." for p in parts if len(p) > depth})
+    hits: list[Counter[str]] = [Counter() for _ in range(MOST_PARTS)]
+    for name in tensors:
+        parts = name.split(".", MOST_PARTS)
+        for depth in range(1, len(parts)):
+            prefix = ".".join(parts[:depth]) + "."
+            rest = name[len(prefix) :]
+            hits[depth - 1][prefix] += rest in targets or BODY + rest in targets
+    for found in hits:
+        likely = [prefix for prefix, count in found.most_common(MOST_TRIED) if count]
+        yield from sorted(likely)
 
 
 def _fit_by_name(

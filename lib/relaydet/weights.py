@@ -1,20 +1,26 @@
 """Weights for a detector: a file of the user's, torchvision's published ones, or none.
 
-A file is read as plain tensors (no code in it can run) and its names are matched to the detector's;
+A file is read as plain tensors, which runs no code in it; a file of torch.save only where torch
+keeps that promise (`compat.unsafe_pickles`). Its names are matched to the detector's;
 the match that places most tensors wins. What did not fit is said in the `WeightsReport`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from relaydet.compat import unsafe_pickles
 from relaydet.download import Offer, Published, obtain
 from relaydet.errors import RelayError
 from relaydet.tensor_match import BODY, fit_tensors
@@ -22,6 +28,9 @@ from relaydet.tensor_match import BODY, fit_tensors
 CHOICES = ("auto", "coco", "imagenet", "none")
 PREDICTOR = "roi_heads.box_predictor."
 WRAPPERS = ("model", "state_dict", "model_state_dict")
+MOST_WRAPPERS = 8
+"""State dicts that lie in each other; more than that is a dict that holds itself."""
+MOST_TENSORS = 100_000
 
 
 @dataclass(frozen=True)
@@ -119,30 +128,77 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read the floating-point tensors of a .pth, .pt or .safetensors file, on the CPU.
 
     A state dict that lies under "model" or "state_dict" is taken out; `num_batches_tracked`
-    counters are left out.
+    counters are left out. Numbers may still not be finite (`refuse_not_finite`).
 
     Raises:
-        RelayError: the file is missing, damaged, needs code to load, or holds no tensors.
+        RelayError: the file is missing, damaged, needs code to load, may run code in this release
+            of torch, or holds no plain tensors.
     """
     if not path.is_file():
         raise RelayError(
             f"WEIGHTS: there is no file {str(path)!r}; give auto, coco, imagenet, none, or the path"
             " of a .pth, .pt or .safetensors file."
         )
-    content = _read(path)
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = inner
-    items = content.items() if isinstance(content, Mapping) else ()
-    tensors = {name: value for name, value in items if _is_weight(name, value)}
+    content = _state_in(_read(path), path)
+    if len(content) > MOST_TENSORS:
+        raise RelayError(
+            f"WEIGHTS: {path} has {len(content)} entries, more than any state dict; save one with"
+            " torch.save(model.state_dict(), path)."
+        )
+    for name, value in content.items():
+        _refuse_special(path, name, value)
+    tensors = {name: value for name, value in content.items() if _is_weight(name, value)}
     if not tensors:
         raise RelayError(
             f"WEIGHTS: {path} holds no state dict (names and tensors); save one with"
             " torch.save(model.state_dict(), path)."
         )
     return tensors
+
+
+def refuse_not_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise RelayError where a number of some tensors is infinite or none."""
+    for name, tensor in tensors.items():
+        if not tensor.float().isfinite().all():
+            raise RelayError(
+                f"WEIGHTS: {path}: the tensor {name!r} has numbers that are not finite (NaN or"
+                " infinite); take a file of a training that did not diverge."
+            )
+
+
+def _state_in(content: object, path: Path) -> Mapping[Any, Any]:
+    """The state dict that a file's content is or wraps; empty where there is none."""
+    for _ in range(MOST_WRAPPERS):
+        if not isinstance(content, Mapping):
+            return {}
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            return content
+        content = inner
+    raise RelayError(
+        f"WEIGHTS: {path} holds dicts in dicts without an end ({', '.join(WRAPPERS)}); save a state"
+        " dict with torch.save(model.state_dict(), path)."
+    )
+
+
+def _refuse_special(path: Path, name: object, value: object) -> None:
+    """Refuse a tensor that cannot be copied into a detector's."""
+    if not isinstance(value, Tensor):
+        return
+    if value.is_quantized:
+        kind = "quantized"
+    elif value.layout != torch.strided:
+        kind = "sparse"
+    elif value.device.type != "cpu":
+        kind = f"on the device {value.device.type!r}, without its numbers"
+    elif value.is_complex():
+        kind = "of complex numbers"
+    else:
+        return
+    raise RelayError(
+        f"WEIGHTS: {path}: the tensor {str(name)[:100]!r} is {kind}; save a state dict of dense"
+        " tensors of floating-point numbers."
+    )
 
 
 def _load_auto(
@@ -179,8 +235,7 @@ def _load_file(
     copied: tuple[str, ...] | None = None
     if published is not None and published.epsilon_free:
         tensors = _fold_epsilon(tensors, detector)
-    rows = tensors.get(f"{PREDICTOR}cls_score.bias")
-    if published is not None and rows is not None and len(rows) == len(published.categories):
+    if published is not None and _is_predictor(tensors, targets, len(published.categories)):
         tensors, copied = _pick_rows(tensors, targets, published.categories, categories)
     fit = fit_tensors(tensors, targets)
     body = [name for name in targets if name.startswith(BODY)]
@@ -193,6 +248,7 @@ def _load_file(
             f" the {len(body)} tensors of the backbone and has {len(fit.surplus)} more in the same"
             " layers); set MODEL to the model that the file was saved from, or WEIGHTS to auto."
         )
+    refuse_not_finite(path, {name: tensors[name] for name in fit.placed.values()})
     with torch.no_grad():
         for name, name_in_file in fit.placed.items():
             targets[name].copy_(tensors[name_in_file])
@@ -212,9 +268,13 @@ def _load_file(
 def _read(path: Path) -> object:
     """The file's content, or one sentence on why it cannot be had."""
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
+        _refuse_unsafe(path)
+        _refuse_inflated(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except RelayError:
+        raise
     except OSError as error:
         raise RelayError(
             f"WEIGHTS: {path} cannot be read ({error.strerror or error}); check the file."
@@ -231,6 +291,44 @@ def _read(path: Path) -> object:
             f"WEIGHTS: {path} is damaged or not a file of tensors ({detail}); copy or download it"
             " again."
         ) from error
+
+
+def _refuse_unsafe(path: Path) -> None:
+    """Refuse a file that this torch may run code of, unless it is one that torchvision publishes.
+
+    torchvision puts the beginning of a file's SHA-256 into its name.
+    """
+    danger = unsafe_pickles()
+    if not danger:
+        return
+    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if digest and _sha256(path).startswith(digest[1]):
+        return
+    raise RelayError(
+        f"WEIGHTS: {path} is not loaded, since {danger}; convert it to .safetensors where you trust"
+        " it, or use a newer torch."
+    )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _refuse_inflated(path: Path) -> None:
+    """Refuse a zip whose files come to more than the zip: torch.save packs nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+    if claimed > path.stat().st_size:
+        raise RelayError(
+            f"WEIGHTS: {path} claims {claimed} bytes of tensors in a file of"
+            f" {path.stat().st_size}; save it again with torch.save(model.state_dict(), path)."
+        )
 
 
 def _targets(detector: nn.Module) -> dict[str, Tensor]:
@@ -251,6 +349,20 @@ def _is_weight(name: object, value: object) -> bool:
 def _part(name: str) -> str:
     """The part of the detector that a tensor is in: body, fpn, rpn or roi_heads."""
     return name.removeprefix("backbone.").split(".")[0]
+
+
+def _is_predictor(
+    tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor], classes: int
+) -> bool:
+    """Whether a file has a box predictor of so many classes, over the features of ours."""
+    for layer, width in (("cls_score", 1), ("bbox_pred", 4)):
+        for kind in ("weight", "bias"):
+            theirs, ours = (side.get(f"{PREDICTOR}{layer}.{kind}") for side in (tensors, targets))
+            if theirs is None or ours is None:
+                return False
+            if theirs.shape != (classes * width, *ours.shape[1:]):
+                return False
+    return True
 
 
 def _pick_rows(
@@ -289,6 +401,10 @@ def _fold_epsilon(tensors: Mapping[str, Tensor], detector: nn.Module) -> dict[st
     folded = dict(tensors)
     for name, module in detector.named_modules():
         key = f"{name}.running_var"
-        if isinstance(module, nn.BatchNorm2d) and key in folded:
+        if isinstance(module, nn.BatchNorm2d) and _same_shape(folded.get(key), module.running_var):
             folded[key] = folded[key] - module.eps
     return folded
+
+
+def _same_shape(first: Tensor | None, second: Tensor | None) -> bool:
+    return first is not None and second is not None and first.shape == second.shape

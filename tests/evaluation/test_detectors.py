@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision.models import detection
 
+from relaydet import weights as weights_module
 from relaydet.errors import RelayError
 from relaydet.evaluation import detectors as module
 from relaydet.evaluation.detectors import is_run, made_on, open_detector
@@ -15,6 +16,12 @@ from relaydet.storage.local import LocalStore
 
 NAME = "mobilenet_v3_large_320_fpn"
 BUILD = detection.fasterrcnn_mobilenet_v3_large_320_fpn
+
+
+@pytest.fixture(autouse=True)
+def any_torch(monkeypatch):
+    """These files are our own: releases of torch that refuse others' read them as well."""
+    monkeypatch.setattr(weights_module, "unsafe_pickles", lambda: "")
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +79,9 @@ def test_results_are_taken_as_they_are(tmp_path, store):
     assert made_on(str(path)) == ""
     (tmp_path / "metrics.json").write_text(json.dumps({"dataset_sha256": "abc"}))
     assert made_on(str(path)) == "abc"
-    (tmp_path / "metrics.json").write_text("[")
-    assert made_on(str(path)) == ""
+    for damaged in (b"[", b"[" * 100_000, b"\xff", b'{"dataset_sha256": 1e999}', b"[]"):
+        (tmp_path / "metrics.json").write_bytes(damaged)
+        assert made_on(str(path)) == ""
 
 
 def test_weights_that_cannot_be_had(store, monkeypatch):
@@ -96,3 +104,19 @@ def test_weights_that_cannot_be_had(store, monkeypatch):
 def test_mistakes(weights, store, given, message):
     with pytest.raises(RelayError, match=message):
         open_detector(given.format(weights=weights[0]), store)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.ones(()), "no box predictor"),
+        (torch.ones(1, 1).expand(10**6, 10**6), "no box predictor"),
+        (torch.ones(3, 7), "does not fit"),
+        (torch.full((3, 1024), float("inf")), "not finite"),
+    ],
+)
+def test_a_crafted_box_predictor_is_refused(weights, store, tmp_path, weight, message):
+    state = {**weights[1].state_dict(), "roi_heads.box_predictor.cls_score.weight": weight}
+    torch.save(state, tmp_path / "crafted.pth")
+    with pytest.raises(RelayError, match=message):
+        open_detector(f"torchvision/{NAME}={tmp_path}/crafted.pth", store)

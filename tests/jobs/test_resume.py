@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from relaydet.cli import main
 from relaydet.compat import detector_runs_in_float16_on_cpu
@@ -236,8 +237,8 @@ def test_worker_count_changes_no_bit(store, uninterrupted, workers):
 @pytest.mark.slow
 def test_recomputing_activations_from_some_step_on_changes_no_bit(store, tmp_path):
     body = build_model("resnet18", ["person"], "none", 64).model.backbone.body.state_dict()
-    torch.save(body, tmp_path / "body.pth")
-    told = {"model": "resnet18", "weights": str(tmp_path / "body.pth"), "epochs": 1}
+    save_file(body, tmp_path / "body.safetensors")
+    told = {"model": "resnet18", "weights": str(tmp_path / "body.safetensors"), "epochs": 1}
     assert train_quietly(config(store, "remembered", **told)).state == "done"
     assert train_quietly(config(store, "recomputed", **told, max_minutes=0.0)).state == "paused"
     assert train_quietly(config(store, "recomputed", **told, recompute=True)).state == "done"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
 from relaydet.config import check_name
@@ -16,7 +17,7 @@ from relaydet.errors import RelayError
 from relaydet.model import BUILDERS
 from relaydet.storage.store import Store
 from relaydet.training.export import load_model
-from relaydet.weights import PREDICTOR, read_tensors
+from relaydet.weights import PREDICTOR, read_tensors, refuse_not_finite
 
 FROM_TORCHVISION = "torchvision/"
 _RESULTS = ".json"
@@ -84,9 +85,10 @@ def made_on(results: str) -> str:
         return ""
     try:
         facts = msgspec.json.decode(beside.read_bytes())
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OSError):
         return ""  # of another program
-    return str(facts.get("dataset_sha256", "")) if isinstance(facts, dict) else ""
+    sha256 = facts.get("dataset_sha256") if isinstance(facts, dict) else None
+    return sha256 if isinstance(sha256, str) else ""
 
 
 def _of_results(path: Path) -> Detector:
@@ -111,10 +113,10 @@ def _of_torchvision(name: str, file: str) -> Detector:
             f" the internet, or give a file: {FROM_TORCHVISION}{name}=FILE."
         )
     tensors = read_tensors(path)
-    bias = tensors.get(f"{PREDICTOR}cls_score.bias")
-    if bias is None:
+    classes = _classes(tensors)
+    if not classes:
         raise RelayError(f"RUNS: {path} is no Faster R-CNN: it has no box predictor.")
-    model = builder.build(weights=None, weights_backbone=None, num_classes=len(bias))
+    model = builder.build(weights=None, weights_backbone=None, num_classes=classes)
     if published.epsilon_free and path.name == published.url.rpartition("/")[2]:
         _without_epsilon(model)
     try:
@@ -125,10 +127,20 @@ def _of_torchvision(name: str, file: str) -> Detector:
     if missing or unfit.unexpected_keys:
         what = [*missing, *unfit.unexpected_keys][0]
         raise RelayError(f"RUNS: {path} is not of {name}: {what} is on one side alone.")
-    categories = published.categories[1:] if len(bias) == len(published.categories) else ()
+    refuse_not_finite(path, tensors)
+    categories = published.categories[1:] if classes == len(published.categories) else ()
     called = f"{name}-{path.stem}" if file else name
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Detector(called, f"detectors/{called}", digest, model, categories)
+
+
+def _classes(tensors: Mapping[str, Tensor]) -> int:
+    """Rows of a file's box predictor, the background's among them; 0 where it has none."""
+    weight = tensors.get(f"{PREDICTOR}cls_score.weight")
+    # A tensor that repeats one number may claim any size.
+    if weight is None or weight.ndim != 2 or not weight.is_contiguous():
+        return 0
+    return weight.shape[0]
 
 
 def _without_epsilon(model: nn.Module) -> None:
