@@ -147,6 +147,16 @@ def changed(**change):
         pytest.param(b"[{]", "not valid JSON", id="no JSON"),
         pytest.param(b"{}", "no list", id="an object"),
         pytest.param(b'"person"', "no list", id="a word"),
+        pytest.param(b"[" * 200_000, "not valid JSON", id="deep"),
+        pytest.param(b'[{"image_id": "\xff"}]', "not valid JSON", id="no UTF-8"),
+        pytest.param(changed(image_id=[7]), "Detection 1 is not a COCO result", id="id a list"),
+        pytest.param(changed(category_id={}), "Detection 1 is not a COCO result", id="id a dict"),
+        pytest.param(changed(image_id=10**400), "Detection 1 is of image 10+ \\.\\.\\.", id="long"),
+        pytest.param(changed(score=[1]), "Detection 1 is not a COCO result", id="score a list"),
+        pytest.param(changed(score=10**400), "Detection 1 is not a COCO result", id="score long"),
+        pytest.param(changed(bbox="1234"), "Detection 1 is not a COCO result", id="bbox a text"),
+        pytest.param(changed(bbox=[1] * 99), "1 has a box .* 1, 1.* \\.\\.\\.\\.$", id="99 sides"),
+        pytest.param([7], "Detection 0 is not a COCO result", id="a number"),
     ],
 )
 def test_detections_that_cannot_be_used(given, message):
@@ -159,20 +169,80 @@ def test_the_file_is_named():
         detections_of(changed(image_id=8), truth_of(TRUTH), "mine.json")
 
 
+LONG = 10**400
+
+
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [
-        ("annotations", {"bbox": [0, 0, float("inf"), 1]}, "annotation 2 has a box .* not finite"),
+        ("annotations", {"bbox": [0, 0, float("inf"), 1]}, "annotation 2 has a bbox .* not finite"),
+        ("annotations", {"area": float("nan")}, "annotation 2 has a bbox or area .* not finite"),
+        ("annotations", {"bbox": [0, 0, -2, 1]}, "annotation 2 has a bbox with a negative side"),
+        ("annotations", {"bbox": [0, 0, 1]}, r"annotations\[1\] has bbox \[0, 0, 1\]"),
+        ("annotations", {"bbox": [0, 0, LONG, 1]}, r"annotations\[1\] has bbox \[0, 0, 10+"),
+        ("annotations", {"bbox": "1234"}, r"annotations\[1\] has bbox '1234', .* four numbers"),
+        ("annotations", {"area": [4]}, r"annotations\[1\] has area \[4\], which is not a number"),
+        ("annotations", {"area": LONG}, r"annotations\[1\] has area 10+ \.\.\., .* not a number"),
+        ("annotations", {"id": None}, r"annotations\[1\] has id None"),
+        ("annotations", {"image_id": [3]}, r"annotations\[1\] has image_id \[3\]"),
+        ("annotations", {"category_id": {}}, r"annotations\[1\] has category_id {}"),
+        ("annotations", {"iscrowd": "0"}, r"annotations\[1\] has iscrowd '0', .* not 0 or 1"),
+        ("annotations", {"iscrowd": [1]}, r"annotations\[1\] has iscrowd \[1\]"),
         ("images", {"id": "x"}, "images have ids of several kinds"),
+        ("images", {"id": [1]}, r"images\[1\] has id \[1\]"),
+        ("images", {"id": 0.5}, r"images\[1\] has id 0.5"),
+        ("images", {"id": 2**63}, "images.* id 9223372036854775808, which is not a whole number"),
+        ("images", {"id": LONG}, r"images.* id 10+ \.\.\., which is not a whole number"),
+        ("images", {"width": [64]}, r"images\[1\] has width \[64\], which is not a number"),
+        ("images", {"height": LONG}, r"images\[1\] has height 10+ \.\.\."),
+        ("images", {"width": -64}, "image 3 has a negative width or height"),
+        ("categories", {"name": ["x"]}, r"categories\[1\] has name \['x'\], .* not a text"),
+        ("categories", {"name": None}, r"categories\[1\] has name None"),
+        ("categories", {"id": [5]}, r"categories\[1\] has id \[5\]"),
     ],
 )
-def test_ground_truth_that_cannot_be_used(section, change, message):
+@pytest.mark.parametrize("form", [lambda truth: truth, as_bytes], ids=["a dict", "bytes"])
+def test_ground_truth_that_cannot_be_used(section, change, message, form):
     records = list(TRUTH[section])
     records[1] = {**records[1], **change}
-    with pytest.raises(RelayError, match=message):
-        truth_of({**TRUTH, section: records})
+    with pytest.raises(RelayError, match=f"^g.json: The ground truth's {message}"):
+        truth_of(form({**TRUTH, section: records}), "g.json")
 
 
-def test_ground_truth_that_is_no_json():
-    with pytest.raises(RelayError, match="ground truth: not valid JSON"):
-        truth_of(b"images")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": 3}, "has no list of 'images'"),
+        ({"annotations": {}}, "has no list of 'annotations'"),
+        ({"categories": ["person"]}, r"has no 'id' in categories\[0\]"),
+        ({"images": [{}]}, r"has no 'id' in images\[0\]"),
+    ],
+)
+def test_ground_truth_of_another_form(change, message):
+    with pytest.raises(RelayError, match=f"^g.json: The ground truth {message}"):
+        truth_of({**TRUTH, **change}, "g.json")
+
+
+@pytest.mark.parametrize(
+    "data", [b"images", b"[" * 200_000, b'{"images": "\xff"}', b"", b'{"a": ' * 200_000]
+)
+def test_ground_truth_that_is_no_json(data):
+    with pytest.raises(RelayError, match=r"g\.json: not valid JSON"):
+        truth_of(data, "g.json")
+
+
+def test_values_that_files_in_the_wild_have_are_taken():
+    images = [{**image, "width": None, "source": 5} for image in TRUTH["images"]]
+    annotations = [{**a, "iscrowd": None, "id": a["id"] + 0.5} for a in TRUTH["annotations"]]
+    categories = [{**category, "name": 3} for category in TRUTH["categories"]]
+    truth = truth_of({"images": images, "annotations": annotations, "categories": categories})
+    assert truth.sides_M2[:, 0].tolist() == [0, 0]
+    assert (truth.sources, truth.category_names) == (["", ""], ["3", "3"])
+    assert (truth.ids, truth.crowd_N.tolist()) == ([1.5, 2.5], [False, False])
+
+
+def test_ids_at_the_ends_of_64_bits_find_their_rows():
+    images = [{"id": 1 - 2**63}, {"id": 2**63 - 1}]
+    annotations = [{**TRUTH["annotations"][0], "image_id": 2**63 - 1}]
+    truth = truth_of({**TRUTH, "images": images, "annotations": annotations})
+    assert truth.image_N.tolist() == [1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -27,6 +27,10 @@ _NEEDED_KEYS = {
     "annotations": ("id", "image_id", "category_id", "bbox", "area"),
     "categories": ("id", "name"),
 }
+LARGEST = 1 << 1023
+"""Whole numbers from here on may fit no float."""
+LARGEST_ID = 1 << 63
+LONGEST_SHOWN = 100
 Box = tuple[float, float, float, float]
 
 
@@ -138,15 +142,14 @@ def truth_of(given: Truth | dict[str, Any] | bytes, where: str = "") -> Truth:
     """
     if isinstance(given, Truth):
         return given
+    called = f"{where}: " if where else ""
     typed = _typed(given, _Truth)
     if typed is None:
         plain = decoded(given, where or "The ground truth")
-        _check_truth(plain)
+        _check_truth(plain, called)
         typed = _by_hand(plain)
-    images, categories = (
-        _ascending(typed.images, "images"),
-        _ascending(typed.categories, "categories"),
-    )
+    images = _ascending(typed.images, "images", called)
+    categories = _ascending(typed.categories, "categories", called)
     image_ids, category_ids = [i.id for i in images], [c.id for c in categories]
     all_ = typed.annotations
     image_N = rows_of([a.image_id for a in all_], image_ids)
@@ -154,15 +157,11 @@ def truth_of(given: Truth | dict[str, Any] | bytes, where: str = "") -> Truth:
     kept_N = (image_N >= 0) & (category_N >= 0)
     kept = all_ if kept_N.all() else [a for a, keep in zip(all_, kept_N, strict=True) if keep]
     boxes_N4, area_N = boxes_of(a.bbox for a in kept), np.array([a.area for a in kept], np.float64)
-    wrong = np.flatnonzero(~(np.isfinite(boxes_N4).all(axis=1) & np.isfinite(area_N)))
-    if len(wrong):
-        raise RelayError(
-            f"The ground truth's annotation {kept[wrong[0]].id!r} has a box or area that is not"
-            f" finite: {[*boxes_N4[wrong[0]].tolist(), float(area_N[wrong[0]])]}."
-        )
+    sides_M2 = np.array([(i.width, i.height) for i in images], np.float64).reshape(-1, 2)
+    _check_arrays(kept, boxes_N4, area_N, images, sides_M2, called)
     return Truth(
         image_ids=image_ids,
-        sides_M2=np.array([(i.width, i.height) for i in images], np.float64).reshape(-1, 2),
+        sides_M2=sides_M2,
         sources=[i.source or "" for i in images],
         file_names=[i.file_name for i in images],
         category_ids=category_ids,
@@ -183,7 +182,8 @@ def _typed(given: Any, kind: Any) -> Any:
             if isinstance(given, bytes | bytearray | memoryview):
                 return msgspec.json.decode(given, type=kind)
             return msgspec.convert(given, type=kind)
-    except msgspec.MsgspecError:
+    # Text that is no UTF-8, and lists in lists without an end, raise exceptions of their own.
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -193,7 +193,7 @@ def decoded(given: Any, where: str) -> Any:
         return given
     try:
         return json.loads(bytes(given))  # knows NaN, which is then named
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RelayError(f"{where}: not valid JSON ({error}); is it whole?") from error
 
 
@@ -204,29 +204,78 @@ def _by_hand(given: dict[str, Any]) -> _Truth:
                 i["id"],
                 i.get("width") or 0,
                 i.get("height") or 0,
-                i.get("source"),
+                i["source"] if isinstance(i.get("source"), str) else None,
                 str(i.get("file_name", "")),
             )
             for i in given["images"]
         ],
         [
             _Annotation(
-                a["id"], a["image_id"], a["category_id"], a["bbox"], a["area"], a.get("iscrowd", 0)
+                a["id"],
+                a["image_id"],
+                a["category_id"],
+                a["bbox"],
+                a["area"],
+                int(a.get("iscrowd") or 0),
             )
             for a in given["annotations"]
         ],
-        [_Category(c["id"], c["name"]) for c in given["categories"]],
+        [_Category(c["id"], str(c["name"])) for c in given["categories"]],
     )
 
 
-def _ascending(records: Sequence[Any], what: str) -> list[Any]:
+def _ascending(records: Sequence[Any], what: str, called: str) -> list[Any]:
     """The records by their ids; of two with one id the last, as pycocotools has it."""
     try:
-        return sorted({record.id: record for record in records}.values(), key=lambda r: r.id)
+        ascending = sorted({record.id: record for record in records}.values(), key=lambda r: r.id)
     except TypeError as error:
         raise RelayError(
-            f"The ground truth's {what} have ids of several kinds ({error})."
+            f"{called}The ground truth's {what} have ids of several kinds ({error}); give all of"
+            " them numbers, or all of them text."
         ) from error
+    for record in ascending[:1] + ascending[-1:]:
+        if not _is_id(record.id):
+            raise RelayError(
+                f"{called}The ground truth's {what} have the id {shown(record.id)}, which is not a"
+                " whole number of 64 bits or a text; give a COCO instances file."
+            )
+    return ascending
+
+
+def _check_arrays(
+    annotations: Sequence[Any],
+    boxes_N4: np.ndarray,
+    area_N: np.ndarray,
+    images: Sequence[Any],
+    sides_M2: np.ndarray,
+    called: str,
+) -> None:
+    """Raise for the first annotation or image whose numbers cannot be of one."""
+    wrong = np.flatnonzero(~(np.isfinite(boxes_N4).all(axis=1) & np.isfinite(area_N)))
+    if len(wrong):
+        raise RelayError(
+            f"{called}The ground truth's annotation {shown(annotations[wrong[0]].id)} has a bbox or"
+            f" area that is not finite: {[*boxes_N4[wrong[0]].tolist(), float(area_N[wrong[0]])]}."
+        )
+    wrong = np.flatnonzero((boxes_N4[:, 2:] < 0).any(axis=1))
+    if len(wrong):
+        raise RelayError(
+            f"{called}The ground truth's annotation {shown(annotations[wrong[0]].id)} has a bbox"
+            f" with a negative side: {boxes_N4[wrong[0]].tolist()}; COCO's boxes are"
+            " [x, y, width, height]."
+        )
+    wrong = np.flatnonzero((sides_M2 < 0).any(axis=1))
+    if len(wrong):
+        raise RelayError(
+            f"{called}The ground truth's image {shown(images[wrong[0]].id)} has a negative width or"
+            f" height: {sides_M2[wrong[0]].tolist()}."
+        )
+
+
+def shown(value: Any) -> str:
+    """A value of a file for a message, however long it is."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ..."
 
 
 def boxes_of(boxes: Iterable[Sequence[float]]) -> np.ndarray:
@@ -245,7 +294,7 @@ def rows_of(wanted: Sequence[Any], known: Sequence[Any]) -> np.ndarray:
         return np.array([row_of.get(name, -1) for name in wanted], np.int64)
     if not len(known_M):
         return np.full(len(wanted_N), -1)
-    if known_M[-1] - known_M[0] > SPARSEST * (len(known) + len(wanted)):
+    if int(known_M[-1]) - int(known_M[0]) > SPARSEST * (len(known) + len(wanted)):
         rows_N = np.minimum(np.searchsorted(known_M, wanted_N), len(known_M) - 1)
         return np.where(known_M[rows_N] == wanted_N, rows_N, -1)
     row_of_id = np.full(known_M[-1] - known_M[0] + 1, -1)
@@ -263,26 +312,62 @@ def _renumbered(rows: np.ndarray, images: int, image_N: np.ndarray) -> tuple[np.
     return new_row_M[image_N] >= 0, new_row_M
 
 
-def _check_truth(ground_truth: Any) -> None:
+def _check_truth(ground_truth: Any, called: str) -> None:
     """Raise for the first record that is none of a COCO instances file."""
     for section, keys in _NEEDED_KEYS.items():
         records = ground_truth.get(section) if isinstance(ground_truth, dict) else None
         if not isinstance(records, list):
             raise RelayError(
-                f"The ground truth has no list of {section!r}; give a COCO instances file."
+                f"{called}The ground truth has no list of {section!r}; give a COCO instances file."
             )
         for place, record in enumerate(records):
             missing = [k for k in keys if not isinstance(record, dict) or k not in record]
             if missing:
                 raise RelayError(
-                    f"The ground truth has no {missing[0]!r} in {section}[{place}]; give a COCO"
-                    " instances file."
+                    f"{called}The ground truth has no {missing[0]!r} in {section}[{place}]; give a"
+                    " COCO instances file."
                 )
-    for annotation in ground_truth["annotations"]:
-        box = annotation["bbox"]
-        numbers = [annotation["id"], annotation["area"], *(box if isinstance(box, list) else [])]
-        if len(numbers) != 6 or not all(isinstance(n, int | float) for n in numbers):
-            raise RelayError(
-                f"The ground truth's annotation {annotation['id']!r} has an id, area or bbox that"
-                f" is no number: {numbers}; give a COCO instances file."
-            )
+            for key, (is_right, what) in _KINDS[section].items():
+                if key in record and not is_right(record[key]):
+                    raise RelayError(
+                        f"{called}The ground truth's {section}[{place}] has"
+                        f" {key} {shown(record[key])}, which is not {what}; give a COCO instances"
+                        " file."
+                    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that fits a float; NaN and infinity do, and are named later."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < LARGEST
+
+
+def _is_id(value: Any) -> bool:
+    if isinstance(value, float):
+        return value.is_integer() and abs(value) < LARGEST_ID
+    return isinstance(value, str) or (is_number(value) and abs(value) < LARGEST_ID)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 4 and all(map(is_number, value))
+
+
+_ID = (_is_id, "a whole number of 64 bits or a text")
+_SIDE = (lambda value: value is None or is_number(value), "a number")
+_KINDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "images": {"id": _ID, "width": _SIDE, "height": _SIDE},
+    "annotations": {
+        "id": (lambda value: is_number(value) and abs(value) < LARGEST_ID, "a number of 64 bits"),
+        "image_id": _ID,
+        "category_id": _ID,
+        "bbox": (_is_box, "a list of four numbers"),
+        "area": (is_number, "a number"),
+        "iscrowd": (lambda value: value is None or value in (0, 1), "0 or 1"),
+    },
+    "categories": {
+        "id": _ID,
+        "name": (lambda value: isinstance(value, str) or is_number(value), "a text"),
+    },
+}
+"""What each value of a record must be, where it is there, and how to call that."""

@@ -18,7 +18,15 @@ import numpy as np
 
 from relaydet.data.dataset import gc_paused
 from relaydet.errors import RelayError
-from relaydet.evaluation.records import Box, Detections, Truth, boxes_of, decoded, rows_of
+from relaydet.evaluation.records import (
+    Box,
+    Detections,
+    Truth,
+    boxes_of,
+    decoded,
+    rows_of,
+    shown,
+)
 
 Detection = dict[str, Any]
 """COCO's result: {image_id, category_id, bbox [x, y, width, height], score}."""
@@ -73,9 +81,10 @@ def detections_of(
     _check_numbers(boxes_D4, score_D, called)
     unknown = np.flatnonzero(image_D < 0)
     if len(unknown):
+        image_id = shown(columns.image_ids[unknown[0]])
         raise RelayError(
-            f"{called}Detection {unknown[0]} is of image {columns.image_ids[unknown[0]]!r}, which"
-            " the ground truth does not have; were these detections made on another dataset?"
+            f"{called}Detection {unknown[0]} is of image {image_id}, which the ground truth does"
+            " not have; were these detections made on another dataset?"
         )
     kept_D = category_D >= 0
     findings = tuple(_oddities(columns, kept_D))
@@ -89,7 +98,7 @@ def detections_of(
 def _oddities(columns: _Columns, kept_D: np.ndarray) -> Iterable[str]:
     if not kept_D.all():
         lost = np.flatnonzero(~kept_D)
-        ids = sorted({str(columns.category_ids[place]) for place in lost.tolist()})
+        ids = sorted({shown(columns.category_ids[place]) for place in lost.tolist()})
         more = " ..." if len(ids) > 5 else ""
         yield (
             f"{len(lost)} detections are of categories that the dataset does not"
@@ -111,7 +120,7 @@ def _columns_of(given: Any) -> _Columns | None:
             if isinstance(given, bytes | bytearray | memoryview):
                 return _joined([_columns(piece) for piece in _pieces(bytes(given))])
             return _columns(msgspec.convert(given, type=list[_Result]))
-    except (msgspec.MsgspecError, OverflowError):
+    except (msgspec.MsgspecError, OverflowError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -188,10 +197,10 @@ def _check_results(given: Any, called: str) -> None:
             sound = len(numbers) == 5 and all(map(math.isfinite, numbers))
         except (KeyError, TypeError, OverflowError) as error:
             raise RelayError(
-                f"{called}Detection {place} is not a COCO result ({error!r}); each needs image_id,"
-                " category_id, bbox and score."
+                f"{called}Detection {place} is not a COCO result ({shown(error)}); each needs"
+                " image_id, category_id, bbox and score."
             ) from error
         if not sound:
             raise RelayError(
-                f"{called}Detection {place} has a box or score that is no number: {numbers}."
+                f"{called}Detection {place} has a box or score that is no number: {shown(numbers)}."
             )
