@@ -13,6 +13,7 @@ import torch
 import torchvision
 from reference_loop import Photo, loader, reference_steps
 from step_parts import detectron2_of_an_image, ours_of_an_image, reference_of_an_image
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from relaydet.config import TrainConfig
 from relaydet.data.loader import Samples
@@ -69,6 +70,8 @@ def reference(task: Task, device: Device, amp: bool) -> Side:
     model = built.model.to(device.device).train()
     for part in (model.rpn, model.roi_heads):
         part.box_coder = torchvision.models.detection._utils.BoxCoder(part.box_coder.weights)
+    ours = model.rpn.anchor_generator
+    model.rpn.anchor_generator = AnchorGenerator(ours.sizes, ours.aspect_ratios)
     feed = loader(task.photos, task.batches(), task.workers)
     steps = reference_steps(model, feed, device.device, amp, RATE)
     places = {

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection import FasterRCNN
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.models.detection import FasterRCNN, roi_heads
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FrozenBatchNorm2d, boxes
 
 from relaydet.compat import detector_runs_in_bfloat16_on_cpu
 from relaydet.errors import RelayError
-from relaydet.model import BuiltModel, build_model, choose_model, recipe_of
+from relaydet.model import SHAPES_KEPT, BuiltModel, build_model, choose_model, recipe_of
+from relaydet.speedups import speed_up
 
 
 def new(name: str, **options) -> BuiltModel:
@@ -214,9 +220,158 @@ def test_mistakes_are_explained(name, options, message):
             new(name, **options)
 
 
-@pytest.mark.skipif(
+# Coordinates in float32.
+
+needs_bfloat16 = pytest.mark.skipif(
     not detector_runs_in_bfloat16_on_cpu(), reason="this torchvision has no bfloat16 on the CPU"
 )
+
+
+def a_batch(generator: AnchorGenerator, dtype: torch.dtype, width: int = 1344, images: int = 1):
+    """Images of 800 pixels' height as a list of torchvision's, and maps of them in a type."""
+    blank = torch.zeros(1)
+    maps = [
+        blank.to(dtype).expand(images, 1, 800 // 2**level, width // 2**level)
+        for level, _ in enumerate(generator.sizes, start=2)
+    ]
+    return ImageList(blank.expand(images, 1, 800, width), [(800, width - 11)] * images), maps
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18", "mobilenet_v3_large_320_fpn"])
+def test_anchors_are_those_of_float32_in_every_precision(name):
+    """In bfloat16 they would move by up to 7 pixels, and 23,400 of level 0 would coincide."""
+    model = new(name).model
+    ours = model.rpn.anchor_generator
+    theirs = AnchorGenerator(ours.sizes, ours.aspect_ratios)
+    (expected,) = theirs(*a_batch(ours, torch.float32))
+    for training in (True, False):
+        ours.train(training)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            first, second = ours(*a_batch(ours, dtype, images=2))
+            assert first.dtype == torch.float32
+            assert torch.equal(first, expected)
+            assert torch.equal(second, expected)
+
+
+def test_anchors_are_kept_by_every_shape_that_they_depend_on():
+    generator = new("small").model.rpn.anchor_generator
+    theirs = AnchorGenerator(generator.sizes, generator.aspect_ratios)
+    images, maps = a_batch(generator, torch.bfloat16)
+    higher = ImageList(torch.zeros(1).expand(1, 1, 1600, 1344), images.image_sizes)
+    lower = [one[:, :, : one.shape[2] // 2] for one in maps]
+    (first,) = generator(images, maps)
+    for shown, these in ((higher, maps), (images, lower), (images, maps)):
+        (found,) = generator(shown, these)
+        assert torch.equal(found, theirs(shown, [one.float() for one in these])[0])
+    assert found is first, "made once"
+    for width in range(64, 64 + 32 * (SHAPES_KEPT + 1), 32):
+        generator(*a_batch(generator, torch.float32, width))
+    assert len(generator._kept) == SHAPES_KEPT
+    assert generator(images, maps)[0] is not first, "the one that was longest unused is let go"
+
+
+def test_anchors_that_were_made_in_evaluation_can_be_trained_with():
+    model = new("small", image_size=64).model
+    with torch.inference_mode():
+        model.eval()([torch.rand(3, 64, 64)])
+    (anchors,) = model.rpn.anchor_generator._kept.values()
+    assert not anchors.is_inference()
+    deltas = torch.zeros(len(anchors), 4, requires_grad=True)
+    (deltas * anchors).sum().backward()
+    assert torch.equal(deltas.grad, anchors)
+
+
+def test_copies_and_files_hold_no_anchors():
+    model = new("small", image_size=64).model.eval()
+    (expected,) = model([torch.zeros(3, 64, 64)])
+    assert model.rpn.anchor_generator._kept
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    options = {"weights_only": False}
+    for other in (copy.deepcopy(model), torch.load(file, **options)):
+        assert not other.rpn.anchor_generator._kept
+        assert all(
+            torch.equal(value, expected[key])
+            for key, value in other([torch.zeros(3, 64, 64)])[0].items()
+        )
+
+
+def watched(monkeypatch, model: FasterRCNN) -> dict[str, set[torch.dtype]]:
+    """By the place that coordinates pass, the types that they have there."""
+    seen: dict[str, set[torch.dtype]] = {}
+
+    def note(name: str, value: object) -> None:
+        if isinstance(value, torch.Tensor):
+            seen.setdefault(name, set()).add(value.dtype)
+        elif isinstance(value, list | tuple):
+            for one in value:
+                note(name, one)
+
+    def watch(owner: object, name: str, place: str, takes: slice) -> None:
+        theirs = getattr(owner, name)
+
+        def noted(*given, **named):
+            note(f"{place}, given", given[takes])
+            result = theirs(*given, **named)
+            note(f"{place}, made", result)
+            return result
+
+        monkeypatch.setattr(owner, name, noted)
+
+    watch(model.rpn.anchor_generator, "forward", "anchors", slice(0))
+    for part, called in ((model.rpn, "RPN"), (model.roi_heads, "heads")):
+        watch(part.box_coder, "encode_single", f"{called}: targets", slice(2))
+        # What it is given holds the deltas too, which are the network's and no coordinates.
+        watch(part.box_coder, "decode_single", f"{called}: decoded", slice(1, 2))
+    watch(model.rpn, "box_similarity", "RPN: IoU", slice(2))
+    watch(model.rpn, "filter_proposals", "proposals to choose among", slice(1))
+    watch(boxes, "box_iou", "heads: IoU", slice(2))
+    watch(boxes, "clip_boxes_to_image", "clipped", slice(1))
+    watch(boxes, "remove_small_boxes", "not too small", slice(1))
+    watch(boxes, "batched_nms", "NMS", slice(1))
+    watch(roi_heads, "fastrcnn_loss", "heads: loss, targets", slice(3, 4))
+    watch(model.rpn, "compute_loss", "RPN: loss, targets", slice(3, 4))
+    watch(model.roi_heads.box_roi_pool, "forward", "RoIAlign", slice(1, 2))
+    return seen
+
+
+NO_COORDINATES = {
+    "NMS, made",  # indices
+    "not too small, made",  # indices
+    "proposals to choose among, made",  # scores too; the boxes are seen at NMS and RoIAlign
+    "RoIAlign, made",  # features
+}
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("quick", [False, True], ids=["plain", "quick"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_all_coordinates_are_float32_under_autocast(monkeypatch, training, quick):
+    model = new("small").model.train(training)
+    model.roi_heads.score_thresh = 0.0
+    if quick:
+        speed_up(model)
+    seen = watched(monkeypatch, model)
+    step = partial(one_step, model) if training else partial(model, [torch.rand(3, 48, 64)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = step()
+    places = {place.rpartition(", ")[0] for place in seen}
+    learnt = {"RPN: targets", "heads: targets", "RPN: IoU", "heads: IoU"}
+    learnt |= {"RPN: loss, targets", "heads: loss, targets"}
+    assert places == {
+        *("anchors", "RPN: decoded", "proposals to choose among", "clipped", "not too small"),
+        *("NMS", "RoIAlign", *(learnt if training else ["heads: decoded"])),
+    }
+    wrong = {place: types for place, types in seen.items() if types != {torch.float32}}
+    assert {place: types for place, types in wrong.items() if place not in NO_COORDINATES} == {}
+    if training:
+        assert {loss.dtype for loss in result.values()} == {torch.float32}
+    else:
+        assert {found["boxes"].dtype for found in result} == {torch.float32}
+
+
+@needs_bfloat16
 @pytest.mark.parametrize("name", ["small", "mobilenet_v3_large_320_fpn"])
 def test_proposals_are_not_rounded_to_bfloat16(name):
     """A box at 1029..1034 would become 1032..1032, and the person's loss no number."""

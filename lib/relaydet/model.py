@@ -7,9 +7,11 @@ a CPU), or any torchvision classification network that has a pyramid of features
 from __future__ import annotations
 
 import difflib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import torch
 import torchvision
@@ -19,6 +21,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from relaydet.data.augment import Augmentation
@@ -31,6 +34,8 @@ SMALL = "small"
 PROBE_SIDE = 128
 """Pixels of an image that all levels of a pyramid divide."""
 SMALLEST_IMAGE = 32  # pixels: the stride of the coarsest feature map before pooling
+SHAPES_KEPT = 16
+"""Shapes of batches whose anchors are kept: 4 MB each at 800 x 1333 pixels."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,48 @@ class Float32BoxCoder(BoxCoder):
     def decode_single(self, rel_codes: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         """Boxes [N, 4 * classes] as corners in pixels, from deltas and reference boxes [N, 4]."""
         return super().decode_single(rel_codes.float(), boxes.float())
+
+
+class Float32Anchors(AnchorGenerator):
+    """torchvision's anchors, in float32 whatever type the feature maps have.
+
+    torchvision makes them in the type of the feature maps. bfloat16 has a step of 2 pixels from 256
+    on and of 8 from 1,024 on: under autocast anchors move, and neighbours at stride 4 coincide.
+    They depend on shapes alone, so those of the last shapes are kept.
+    """
+
+    def __init__(self, sizes: Sequence[Any], aspect_ratios: Sequence[Any]) -> None:
+        super().__init__(sizes, aspect_ratios)
+        self._kept: OrderedDict[tuple, torch.Tensor] = OrderedDict()
+
+    def forward(
+        self, image_list: ImageList, feature_maps: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Return for each image the anchors of all levels as corners in pixels: float32 [A, 4]."""
+        device = feature_maps[0].device
+        image_size = tuple(image_list.tensors.shape[-2:])
+        key = (image_size, *(tuple(one.shape[-2:]) for one in feature_maps), device)
+        if key not in self._kept:
+            self._kept[key] = self._make(image_size, feature_maps)
+        self._kept.move_to_end(key)
+        while len(self._kept) > SHAPES_KEPT:
+            self._kept.popitem(last=False)
+        return [self._kept[key]] * len(image_list.image_sizes)
+
+    def _make(
+        self, image_size: tuple[int, int], feature_maps: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Let torchvision's own code, of whatever release, see one image and float32 maps."""
+        # No memory behind the shapes; and no inference tensors, which could not be trained with.
+        with torch.inference_mode(False), torch.no_grad():
+            blank = torch.zeros(1, device=feature_maps[0].device)
+            maps = [blank.expand(1, 1, *one.shape[-2:]) for one in feature_maps]
+            images = ImageList(blank.expand(1, 1, *image_size), [image_size])
+            return super().forward(images, maps)[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what is kept out of copies and files: it is made again where it is needed."""
+        return {**self.__dict__, "_kept": OrderedDict()}
 
 
 @dataclass(frozen=True)
@@ -251,6 +298,8 @@ def build_model(
     _settle_scales(model)
     for part in (model.rpn, model.roi_heads):
         part.box_coder = Float32BoxCoder(part.box_coder.weights)
+    theirs = model.rpn.anchor_generator
+    model.rpn.anchor_generator = Float32Anchors(theirs.sizes, theirs.aspect_ratios)
     report = load_weights(model, name, weights, _offer(name), categories)
     frozen = report.source != "none" if frozen is None else frozen
     if frozen:
