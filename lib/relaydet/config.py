@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from relaydet.errors import RelayError
+from relaydet.json_file import UNDECODABLE, reason_of
 
 DEMO = "demo"
 DEMO_HELDOUT = "demo_heldout"
@@ -338,10 +339,10 @@ def load_sources(
             ' JSON file like [{"name": "coco", "format": "coco", "annotations": "...",'
             ' "images": "..."}], or "demo".'
         ) from error
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise RelayError(
-            f"{where}: not a list of sources ({error}); each needs name, format, annotations"
-            " and images."
+            f"{where}: not a list of sources ({reason_of(error)}); each needs name, format,"
+            " annotations and images."
         ) from error
     if not sources:
         raise RelayError(f"{where}: the list of sources is empty; name at least one.")

@@ -25,6 +25,10 @@ class DataError(RelayError):
     """An image cannot be read; nothing was computed from its batch."""
 
 
+class DamagedError(RelayError):
+    """A file is not as it was written: it counts as absent wherever something else can stand in."""
+
+
 class StoreError(RelayError):
     """The store does not do what it is asked, and may again: it is full, away or locked.
 

@@ -14,6 +14,7 @@ from torchvision.models.detection import FasterRCNN
 from relaydet.config import check_name
 from relaydet.download import obtain
 from relaydet.errors import RelayError
+from relaydet.json_file import UNDECODABLE
 from relaydet.model import BUILDERS
 from relaydet.storage.store import Store
 from relaydet.training.export import load_model
@@ -85,7 +86,7 @@ def made_on(results: str) -> str:
         return ""
     try:
         facts = msgspec.json.decode(beside.read_bytes())
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OSError):
+    except (*UNDECODABLE, OSError):
         return ""  # of another program
     sha256 = facts.get("dataset_sha256") if isinstance(facts, dict) else None
     return sha256 if isinstance(sha256, str) else ""

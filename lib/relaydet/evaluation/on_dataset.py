@@ -23,6 +23,7 @@ from relaydet.evaluation.results import detections_of
 from relaydet.evaluation.score import METRICS, Scores, score, score_per_source
 from relaydet.evaluation.shards import Shards
 from relaydet.evaluation.significance import Significance, bootstrap
+from relaydet.json_file import UNDECODABLE
 from relaydet.runtime.detect import detect
 from relaydet.runtime.device import choose_device, devices_to_share
 from relaydet.storage.store import Store
@@ -261,7 +262,7 @@ def _kept(store: Store, folder: str, detector: Detector, saved: SavedDataset) ->
         made = msgspec.json.decode(store.read(f"{folder}/metrics.json"), type=_Made)
         data = store.read(f"{folder}/detections.json")
         msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNDECODABLE:
         return None  # damaged: predicting again mends it
     return data if made == _Made(detector.sha256, saved.sha256) else None
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from relaydet.data.dataset import SPARSEST, gc_paused
 from relaydet.errors import RelayError
+from relaydet.json_file import UNDECODABLE, reason_of
 
 # What is read of each record of the ground truth.
 _NEEDED_KEYS = {
@@ -182,8 +183,7 @@ def _typed(given: Any, kind: Any) -> Any:
             if isinstance(given, bytes | bytearray | memoryview):
                 return msgspec.json.decode(given, type=kind)
             return msgspec.convert(given, type=kind)
-    # Text that is no UTF-8, and lists in lists without an end, raise exceptions of their own.
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
 
 
@@ -194,7 +194,7 @@ def decoded(given: Any, where: str) -> Any:
     try:
         return json.loads(bytes(given))  # knows NaN, which is then named
     except (ValueError, RecursionError) as error:
-        raise RelayError(f"{where}: not valid JSON ({error}); is it whole?") from error
+        raise RelayError(f"{where}: not valid JSON ({reason_of(error)}); is it whole?") from error
 
 
 def _by_hand(given: dict[str, Any]) -> _Truth:

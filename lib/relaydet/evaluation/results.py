@@ -27,6 +27,7 @@ from relaydet.evaluation.records import (
     rows_of,
     shown,
 )
+from relaydet.json_file import UNDECODABLE
 
 Detection = dict[str, Any]
 """COCO's result: {image_id, category_id, bbox [x, y, width, height], score}."""
@@ -120,7 +121,7 @@ def _columns_of(given: Any) -> _Columns | None:
             if isinstance(given, bytes | bytearray | memoryview):
                 return _joined([_columns(piece) for piece in _pieces(bytes(given))])
             return _columns(msgspec.convert(given, type=list[_Result]))
-    except (msgspec.MsgspecError, OverflowError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from relaydet.errors import DamagedError
 from relaydet.evaluation.results import Detection
+from relaydet.json_file import decode_json
 from relaydet.storage.store import Store
 
 BATCHES = 25
@@ -37,8 +39,8 @@ class Shards:
         if not self.store.exists(name):
             return None
         try:
-            part = msgspec.json.decode(self.store.read(name), type=_Part)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            part = decode_json(self.store.read(name), name, _Part)
+        except DamagedError:
             return None  # damaged: predicting again mends it
         if (part.key, part.batches) != (self.key, batches):
             return None

@@ -20,6 +20,7 @@ from relaydet.data.saved import load_dataset, open_sources
 from relaydet.errors import RelayError
 from relaydet.evaluation.report import columns
 from relaydet.jobs.merge import merge
+from relaydet.json_file import decode_lines
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import detect
 from relaydet.runtime.device import devices_to_use
@@ -223,16 +224,7 @@ def _add(store: Store, rows: Sequence[SpeedLine]) -> list[SpeedLine]:
 def _lines(store: Store) -> list[SpeedLine]:
     if not store.exists(FILE):
         return []
-    lines = []
-    for number, line in enumerate(store.read(FILE).splitlines(), start=1):
-        try:
-            lines.append(msgspec.json.decode(line, type=dict[str, Any]))
-        except msgspec.MsgspecError as error:
-            raise RelayError(
-                f"{store.describe(FILE)}: line {number} is no JSON object ({error}); mend or remove"
-                " it."
-            ) from error
-    return lines
+    return [*decode_lines(store.read(FILE), store.describe(FILE), dict[str, Any])]
 
 
 def speed_table(rows: Sequence[SpeedLine]) -> str:

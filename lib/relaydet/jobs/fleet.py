@@ -13,6 +13,7 @@ import msgspec
 from relaydet.config import FleetConfig, TrainConfig, check_name
 from relaydet.errors import LeaseHeldError, LeaseLostError, RankLostError, RelayError
 from relaydet.jobs.train import train
+from relaydet.json_file import UNDECODABLE, reason_of
 from relaydet.runtime.auto_store import find_store
 from relaydet.storage.lease import read_holder
 from relaydet.storage.store import Store
@@ -197,8 +198,8 @@ def _decoded(data: bytes, where: str) -> list[TrainConfig]:
     try:
         entries = msgspec.json.decode(data, type=list[dict[str, msgspec.Raw]])
         runs = [msgspec.json.decode(msgspec.json.encode(e), type=TrainConfig) for e in entries]
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RelayError(f"{where}: not a list of runs ({error}).") from error
+    except UNDECODABLE as error:
+        raise RelayError(f"{where}: not a list of runs ({reason_of(error)}).") from error
     known = set(TrainConfig.__dataclass_fields__)
     for place, entry in enumerate(entries):
         if unknown := sorted(set(entry) - known):

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from relaydet.console import json_text, shown
-from relaydet.errors import RelayError, StoreError
+from relaydet.errors import DamagedError, RelayError, StoreError
+from relaydet.json_file import decode_json
 from relaydet.runtime.auto_store import find_store
 from relaydet.storage.lease import read_holder
 from relaydet.storage.store import Store
@@ -17,6 +18,12 @@ from relaydet.training.outlook import duration
 from relaydet.training.run_files import RunFiles
 
 _COLUMNS = ("run", "state", "steps", "left", "AP50", "held by", "updated", "reason")
+
+
+class _Metrics(msgspec.Struct):
+    """What is told of an evaluation's metrics.json."""
+
+    AP50: float
 
 
 @dataclass(frozen=True)
@@ -104,8 +111,9 @@ def _ap50(store: Store, run: str) -> dict[str, float] | None:
     found = {}
     for folder in store.folders(f"runs/{run}/evaluations"):
         if store.exists(f"{folder}/metrics.json"):
-            metrics = msgspec.json.decode(store.read(f"{folder}/metrics.json"))
-            found[folder.rpartition("/")[2]] = float(metrics["AP50"])
+            name = f"{folder}/metrics.json"
+            metrics = decode_json(store.read(name), store.describe(name), _Metrics)
+            found[folder.rpartition("/")[2]] = metrics.AP50
     return found or None
 
 
@@ -134,8 +142,8 @@ def _listed(store: Store) -> set[str]:
     names: set[str] = set()
     for file in store.names("fleets"):
         try:
-            entries = msgspec.json.decode(store.read(file), type=list[dict[str, Any]])
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            entries = decode_json(store.read(file), file, list[dict[str, Any]])
+        except DamagedError:
             continue  # `relaydet fleet` says what is wrong with it
         names |= {str(entry["run"]) for entry in entries if "run" in entry}
     return names

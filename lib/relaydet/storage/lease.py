@@ -29,7 +29,8 @@ from datetime import datetime, timedelta, timezone
 
 import msgspec
 
-from relaydet.errors import LeaseHeldError, LeaseLostError, RelayError, StoreError
+from relaydet.errors import DamagedError, LeaseHeldError, LeaseLostError, RelayError, StoreError
+from relaydet.json_file import decode_json
 from relaydet.runtime.machine import Process, is_dead, this_process
 from relaydet.storage.store import Store
 
@@ -309,8 +310,8 @@ def _decode(store: Store, name: str) -> Holder | None:
     if not store.exists(name):
         return None
     try:
-        return msgspec.json.decode(store.read(name), type=Holder)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return decode_json(store.read(name), name, Holder)
+    except DamagedError:
         return None
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from relaydet.errors import RelayError
+from relaydet.json_file import UNDECODABLE
 from relaydet.storage.cache import refuse_full_disk
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def read_note(note: Path | None) -> Facts | None:
         return None
     try:
         return msgspec.json.decode(note.read_bytes(), type=Facts)
-    except msgspec.MsgspecError:  # cut off when a process was killed: as good as none
+    except UNDECODABLE:  # cut off when a process was killed: as good as none
         return None
 
 

@@ -24,6 +24,7 @@ import msgspec
 import torch
 
 from relaydet.errors import RelayError, StoreError
+from relaydet.json_file import UNDECODABLE
 from relaydet.storage.store import Store
 from relaydet.storage.troubles import on_drive
 from relaydet.training.run_files import as_json
@@ -265,14 +266,14 @@ def _manifests(store: Store, run: str) -> list[tuple[int, int, str]]:
             raise
         except RelayError:
             continue  # removed since the names were listed
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNDECODABLE:
             token = _DAMAGED
         found.append((token, int(stem.removeprefix("step-")), name))
     return found
 
 
 def _opened(text: bytes) -> tuple[dict[str, Any], _Promise]:
-    """A manifest, and what of it is relied on; raises MsgspecError or UnicodeDecodeError."""
+    """A manifest, and what of it is relied on; raises MsgspecError or another of UNDECODABLE."""
     return msgspec.json.decode(text), msgspec.json.decode(text, type=_Promise)
 
 
@@ -301,7 +302,7 @@ def _verified(store: Store, name: str, step: int) -> tuple[dict[str, Any], bytes
         if not store.exists(file):
             return {}, b"", f"its .pt file is missing{_drive_hint(store)}"
         data = store.read(file)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNDECODABLE:
         return {}, b"", "its manifest is damaged"
     except StoreError:
         raise
@@ -323,5 +324,5 @@ def _drive_hint(store: Store) -> str:
 def _size_of(store: Store, manifest_name: str) -> int:
     try:
         return int(msgspec.json.decode(store.read(manifest_name))["size"])
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+    except (*UNDECODABLE, KeyError, TypeError, ValueError):
         return 0  # a damaged one among the newest: it may stay, and counts for nothing

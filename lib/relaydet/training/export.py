@@ -6,13 +6,13 @@ import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import msgspec
 import safetensors.torch
 from safetensors import SafetensorError
 from torchvision.models.detection import FasterRCNN
 
 from relaydet.config import TrainConfig
-from relaydet.errors import RelayError
+from relaydet.errors import DamagedError, RelayError
+from relaydet.json_file import decode_json
 from relaydet.model import BuiltModel, build_model
 from relaydet.storage.store import Store
 from relaydet.training.checkpoint import folder_of
@@ -60,7 +60,7 @@ def load_model(store: Store, run: str) -> ExportedModel:
             " first (2_train or relaydet train), or check RUNS and STORE."
         )
     try:
-        facts = msgspec.json.decode(store.read(facts_name(run)))
+        facts = _facts_of(store, run)
         data = store.read(_weights_name(run))
         if hashlib.sha256(data).hexdigest() != facts["sha256"]:
             raise RelayError(
@@ -75,7 +75,7 @@ def load_model(store: Store, run: str) -> ExportedModel:
             frozen=facts["frozen"],
         )
         built.model.load_state_dict(safetensors.torch.load(data))
-    except (msgspec.MsgspecError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise RelayError(
             f"{store.describe(facts_name(run))}: not a model that relaydet exported ({error!r})."
         ) from error
@@ -87,9 +87,9 @@ def is_exported(store: Store, run: str) -> bool:
     if not (store.exists(facts_name(run)) and store.exists(_weights_name(run))):
         return False
     try:
-        facts = msgspec.json.decode(store.read(facts_name(run)))
+        facts = _facts_of(store, run)
         return bool(hashlib.sha256(store.read(_weights_name(run))).hexdigest() == facts["sha256"])
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
+    except (DamagedError, KeyError):
         return False
 
 
@@ -99,7 +99,7 @@ def record_ap(store: Store, run: str, dataset: str, metrics: dict[str, float]) -
     The best is that with the highest AP on the dataset that was evaluated first; what it reaches on
     other datasets says nothing beside that. It stays in the store as long as the run does.
     """
-    facts = msgspec.json.decode(store.read(facts_name(run)))
+    facts = _facts_of(store, run)
     facts["ap"][dataset] = metrics
     store.write(facts_name(run), as_json(facts))
     files, step = RunFiles(store, run), int(facts["step"])
@@ -107,6 +107,16 @@ def record_ap(store: Store, run: str, dataset: str, metrics: dict[str, float]) -
     better = best is None or (best.dataset == dataset and metrics["AP"] > best.AP)
     if better and store.exists(f"{folder_of(run)}/step-{step:08d}.json"):
         files.write_best(Best(step, dataset, metrics["AP"]))
+
+
+def _facts_of(store: Store, run: str) -> dict[str, Any]:
+    """What model.json says; raises DamagedError where it is not whole."""
+    name = facts_name(run)
+    remedy = "train the run once more to export it again"
+    facts: dict[str, Any] = decode_json(
+        store.read(name), store.describe(name), dict[str, Any], remedy=remedy
+    )
+    return facts
 
 
 def _weights_name(run: str) -> str:

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 from relaydet.config import TrainConfig
-from relaydet.errors import RelayError
+from relaydet.errors import DamagedError
+from relaydet.json_file import decode_json, decode_lines
 from relaydet.storage.store import Store
 from relaydet.training.outlook import Outlook
 
 LogLine = dict[str, Any]
+_REMEDY = "restore it or start a new RUN"
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,9 @@ class RunFiles:
         """The lines of log.jsonl; none where there is no log yet."""
         if not self.store.exists(self._name("log.jsonl")):
             return []
-        lines = self.store.read(self._name("log.jsonl")).splitlines()
-        try:
-            return [msgspec.json.decode(line) for line in lines]
-        except msgspec.DecodeError as error:
-            raise self._damaged("log.jsonl", error) from error
+        name = self._name("log.jsonl")
+        data = self.store.read(name)
+        return [*decode_lines(data, self.store.describe(name), LogLine, _REMEDY)]
 
     def write_log(self, lines: list[LogLine]) -> None:
         """Write the whole log: a resumed run drops the lines that it is about to repeat."""
@@ -92,8 +92,8 @@ class RunFiles:
         if not self.store.exists(self._name("best.json")):
             return None
         try:
-            return msgspec.json.decode(self.store.read(self._name("best.json")), type=Best)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return self._decode("best.json", Best, strict=True)
+        except DamagedError:
             return None  # the next evaluation writes it anew
 
     def write_best(self, best: Best) -> None:
@@ -106,15 +106,11 @@ class RunFiles:
     def _name(self, file: str) -> str:
         return f"runs/{self.run}/{file}"
 
-    def _decode(self, file: str, kind: Any) -> Any:
-        try:
-            return msgspec.json.decode(self.store.read(self._name(file)), type=kind, strict=False)
-        except msgspec.MsgspecError as error:
-            raise self._damaged(file, error) from error
-
-    def _damaged(self, file: str, error: Exception) -> RelayError:
-        name = self.store.describe(self._name(file))
-        return RelayError(f"{name}: damaged ({error}); restore it or start a new RUN.")
+    def _decode(self, file: str, kind: Any, strict: bool = False) -> Any:
+        name = self._name(file)
+        return decode_json(
+            self.store.read(name), self.store.describe(name), kind, strict, remedy=_REMEDY
+        )
 
 
 def as_json(value: Any) -> bytes:
