@@ -8,14 +8,14 @@ from collections import Counter
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 from pycocotools.coco import COCO
 
 from relaydet.config import SourceConfig
 from relaydet.data.categories import category_names, parse_categories
 from relaydet.data.checks.boxes import check_boxes
-from relaydet.data.dataset import Annotation, Dataset, extra_fields
-from relaydet.data.formats import coco, hash_annotations, read_source
+from relaydet.data.dataset import Annotation, Dataset, decode_corners, extra_fields
+from relaydet.data.formats import coco, hash_annotations, read_source, write_format
 from relaydet.data.merge import Part, merge
 from relaydet.data.narrow import narrow
 from relaydet.errors import RelayError
@@ -391,3 +391,44 @@ def test_real_photos_merge_into_a_file_that_pycocotools_reads(real_source, tmp_p
     assert crowds.count("coco128") == 5
     assert len(dataset.licenses) == 8
     assert reference.annToMask(persons[0]).any()
+
+
+ODD_VALUES = {
+    "a huge integer": "9" * 100_000,
+    "a huge integer in a list": f"[1, {'9' * 100_000}]",
+    "an integer that fits no float": "1" + "0" * 400,
+    "corners that fit no float": f"[1, 1, {'9' * 400}, 2]",
+    "a number beyond all": "1e999999",
+    "lists in lists": "[" * 900 + "]" * 900,
+    "objects in objects": '{"a":' * 400 + "1" + "}" * 400,
+}
+KEYS = ("mine", "raw_bbox", "raw_yolo", "voc_size", "voc_bndbox", "@id", "pose", "segmentation")
+
+
+@pytest.mark.parametrize("value", ODD_VALUES.values(), ids=ODD_VALUES)
+def test_values_that_nothing_here_can_hold_are_kept_as_bytes(value):
+    for key in KEYS:
+        marked = json.dumps(
+            {
+                "images": [image(1, **{key: "@@"})],
+                "annotations": [annotation(1, **{key: "@@"}), annotation(2)],
+                "categories": [category(1, **{key: "@@"}, supercategory="@@")],
+            }
+        )
+        data = marked.replace('"@@"', value).encode()
+        dataset, _ = coco.decode(data, "s", "file.json")
+        merged, _ = merge([Part(SourceConfig("s", "coco", "s.json", "s"), dataset, "sha")])
+        written = coco.encode(merged).decode()
+        assert written.count(value) >= 2
+        for form in ("yolo", "voc"):
+            files: dict[str, bytes] = {}
+            write_format(form, merged, files.__setitem__)
+            assert files
+    assert decode_corners(Raw(value.encode())) is None
+
+
+@pytest.mark.parametrize("value", [r'"\ud800"', r'"\q"', "[" * 100_000, '{"a":' * 100_000])
+def test_text_that_is_no_json_is_refused_in_a_sentence(value):
+    data = json.dumps({"images": [image(1, mine="@@")], "annotations": [], "categories": []})
+    with pytest.raises(RelayError, match=r"^file\.json: (not valid JSON|nested too deeply)"):
+        coco.decode(data.replace('"@@"', value).encode(), "s", "file.json")

@@ -37,6 +37,7 @@ Side = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 EXTRA_KEY = "relaydet:extra"
 # Ids may span so many numbers for each record, before a table of them takes too much memory.
 SPARSEST = 8
+LARGEST = 1 << 1000  # whole numbers beyond this may fit no float
 
 
 class Category(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -143,10 +144,31 @@ def _image_rows(images: Sequence[Image], annotations: Sequence[Annotation]) -> n
 
 
 def extra_fields(record: Record) -> dict[str, Any]:
-    """The fields of a record that COCO does not define, decoded."""
+    """Return the fields of a record that COCO does not define, decoded as `decode_raw` does."""
     if record.extra is UNSET:
         return {}
-    return {key: msgspec.json.decode(raw) for key, raw in record.extra.items()}
+    return {key: decode_raw(raw) for key, raw in record.extra.items()}
+
+
+def decode_raw(raw: Raw | None) -> Any:
+    """Return a value that is kept as its text.
+
+    None where there is none, and where it cannot be looked into: nested too deeply, a number that
+    nothing here can hold, a text with half of a character. Its text is still whole.
+    """
+    try:
+        return None if raw is None else msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def decode_corners(raw: Raw | None) -> list[float] | None:
+    """Return four numbers that are kept as their text; None where they are not that."""
+    value = decode_raw(raw)
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    usual = all(type(n) in (int, float) and abs(n) < LARGEST for n in value)
+    return value if usual else None
 
 
 def set_extra(record: Record, **values: Any) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import UNSET
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
 from relaydet.data.checks.boxes import RAW_BBOX
-from relaydet.data.dataset import Annotation, Category, Dataset, Image, extra_fields
+from relaydet.data.dataset import Annotation, Category, Dataset, Image, decode_corners
 from relaydet.data.images import Images, decode_rgb
 from relaydet.errors import RelayError
 from relaydet.viewing.draw import (
@@ -214,10 +215,9 @@ def _of_every_source(images: Sequence[Image], annotated: Iterable, count: int) -
 
 def _moved_from(annotation: Annotation) -> tuple[float, ...] | None:
     """The stored box where reading only moved it: other boxes there were clamped as well."""
-    raw = extra_fields(annotation).get(RAW_BBOX)
-    if not isinstance(raw, list) or len(raw) != 4:
-        return None
-    if not all(isinstance(number, int | float) for number in raw):
+    extra = {} if annotation.extra is UNSET else annotation.extra
+    raw = decode_corners(extra.get(RAW_BBOX))
+    if raw is None:
         return None
     stored = tuple(map(float, raw))
     same_size = stored[2:] == tuple(annotation.bbox[2:])

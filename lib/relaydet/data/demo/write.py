@@ -78,7 +78,7 @@ def _coco_source(folder: Path) -> SourceConfig:
 def _holds(path: Path, wanted: dict[str, Any]) -> bool:
     try:
         return json.loads(path.read_text()) == wanted
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

@@ -16,12 +16,20 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from relaydet.data.dataset import EXTRA_KEY, Annotation, Box, Dataset, Id, Image
+from relaydet.data.dataset import (
+    EXTRA_KEY,
+    Annotation,
+    Box,
+    Dataset,
+    Id,
+    Image,
+    decode_corners,
+    decode_raw,
+)
 from relaydet.data.findings import Finding
 from relaydet.data.formats.text import check_listable, without_suffix
 from relaydet.data.formats.voc_xml import (
@@ -197,9 +205,8 @@ def _object_element(annotation: Annotation, name: str, counts: Counter[str]) -> 
 def _corners(annotation: Annotation, extra: Extra) -> list[str]:
     """Corners as text; as they were in a VOC file where they still are that box."""
     x, y, width, height = annotation.bbox
-    raw = _decoded(extra.get(RAW_BBOX))
-    is_box = isinstance(raw, list) and [type(n) in (int, float) for n in raw] == [True] * 4
-    if is_box and bbox_of(raw, STANDARD_OFFSET) == annotation.bbox:
+    raw = decode_corners(extra.get(RAW_BBOX))
+    if raw is not None and bbox_of(raw, STANDARD_OFFSET) == annotation.bbox:
         del extra[RAW_BBOX]
         return [repr(value) for value in raw]
     corners = (x + STANDARD_OFFSET, y + STANDARD_OFFSET, x + width, y + height)
@@ -211,7 +218,7 @@ def _nested(tag: str, children: dict[str, str], extra: Extra) -> ET.Element:
     element = ET.Element(tag)
     for child, text in children.items():
         _add(element, child, text)
-    kept = _decoded(extra.get(PREFIX + tag))
+    kept = decode_raw(extra.get(PREFIX + tag))
     if isinstance(kept, dict) and kept and not kept.keys() & children.keys():
         others = [as_elements(child, value) for child, value in kept.items()]
         if None not in others:
@@ -223,7 +230,7 @@ def _nested(tag: str, children: dict[str, str], extra: Extra) -> ET.Element:
 def _move_extra(extra: Extra, parent: ET.Element) -> None:
     """Turn extra fields into elements and attributes, as far as reading will restore them."""
     for key in list(extra):
-        value = _decoded(extra[key])
+        value = decode_raw(extra[key])
         if key.startswith("@") and isinstance(value, str) and is_attribute(key[1:], value):
             parent.set(key[1:], value)
             del extra[key]
@@ -247,14 +254,6 @@ def _add_own(own: ExtraOfImage | ExtraOfObject, parent: ET.Element) -> bool:
         return False
     _add(parent, OWN_ELEMENT, text)
     return True
-
-
-def _decoded(raw: Raw | None) -> Any:
-    """The value of an extra field; None where it is nested too deeply to be looked into."""
-    try:
-        return None if raw is None else msgspec.json.decode(raw)
-    except RecursionError:
-        return None
 
 
 def _is_whole(value: float) -> bool:

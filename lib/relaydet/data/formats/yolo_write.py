@@ -145,7 +145,11 @@ def _raw_tokens(annotation: Annotation) -> list[str]:
     extra = {} if annotation.extra is UNSET else annotation.extra
     try:
         return msgspec.json.decode(extra.get(RAW_YOLO, b'""'), type=str).split()
-    except msgspec.ValidationError:  # another source may have a key of that name
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ):  # another source may have a key of that name
         return []
 
 
