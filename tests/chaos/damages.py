@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -58,14 +59,23 @@ class MachineLost(Fault):
         leg.hit(self.name)
 
 
-class LeaseTorn(Fault):
-    """lease.json is cut short; the tokens in leases/ tell what it told."""
+class SmallFile(Fault):
+    """A small file of the run is damaged; the checkpoints' manifests tell what it told."""
+
+    def __init__(
+        self, name: str, file: str, damage: Callable[[bytes, random.Random], bytes]
+    ) -> None:
+        super().__init__(name)
+        self._file, self._damage = file, damage
 
     def settle(self, leg: Leg) -> None:
-        name = f"runs/{leg.record.name}/lease.json"
-        data = leg.part.place.read(name)
-        if data:
-            leg.part.place.write(name, _cut(data, leg.chance))
+        place, run = leg.part.place, leg.record.name
+        names = [n for n in place.names(f"runs/{run}") if n == f"runs/{run}/{self._file}"]
+        if self._file == "leases":
+            names = place.names(f"runs/{run}/leases")[-1:]
+        data = place.read(names[0]) if names else None
+        if data and leg.record.intact() and not leg.record.done:
+            place.write(names[0], self._damage(data, leg.chance))
             leg.hit(self.name)
 
 
@@ -91,6 +101,14 @@ def _cut(data: bytes, chance: random.Random) -> bytes:
     return data[: chance.randrange(len(data))]
 
 
+def _other_types(data: bytes, chance: random.Random) -> bytes:
+    """Valid JSON in which one value has another type."""
+    facts = json.loads(data)
+    if isinstance(facts, dict) and facts:
+        facts[chance.choice(sorted(facts))] = chance.choice(("text", [1], {}, None, -1, 1e300))
+    return json.dumps(facts).encode()
+
+
 DAMAGES: list[Fault] = [
     Tear("torn: .pt truncated", lambda p, t, c: p.write(t.pt, _cut(t.pt_bytes, c))),
     Tear("torn: .pt all zeros", lambda p, t, c: p.write(t.pt, bytes(len(t.pt_bytes)))),
@@ -111,5 +129,14 @@ DAMAGES: list[Fault] = [
     Tear("reordered: manifest without its .pt", lambda p, t, c: p.delete(t.pt)),
     Tear("reordered: manifest with the .pt before", lambda p, t, c: p.write(t.pt, t.previous_pt)),
     MachineLost("the machine is lost, with what it kept"),
-    LeaseTorn("lease.json torn"),
+    SmallFile("lease.json torn", "lease.json", _cut),
+    SmallFile("a bit of lease.json flipped", "lease.json", _flip),
+    SmallFile("the newest token's file torn", "leases", _cut),
+    SmallFile("config.json torn", "config.json", _cut),
+    SmallFile("a bit of config.json flipped", "config.json", _flip),
+    SmallFile("status.json torn", "status.json", _cut),
+    SmallFile("a bit of status.json flipped", "status.json", _flip),
+    SmallFile("status.json of other types", "status.json", _other_types),
+    SmallFile("log.jsonl torn", "log.jsonl", _cut),
+    SmallFile("a bit of log.jsonl flipped", "log.jsonl", _flip),
 ]

@@ -9,6 +9,7 @@ from chaos.faults import BOTH, FOLDER, GCS, Fault
 from chaos.leg import Leg
 from chaos.process import LONGEST_SECONDS, SessionProcess, wait_until
 from chaos.proxy import Weather
+from chaos.troubles import clock
 
 
 class Kill(Fault):
@@ -26,13 +27,17 @@ class Kill(Fault):
 
 
 class Terminate(Fault):
-    """SIGTERM at a random instant."""
+    """A signal that asks to stop, at a random instant."""
+
+    def __init__(self, name: str, number: signal.Signals) -> None:
+        super().__init__(name)
+        self._number = number
 
     def act(self, leg: Leg) -> None:
         leg.wait_for_event("lease")
         leg.pause(2.0)
         if leg.process.alive:
-            leg.process.signal(signal.SIGTERM)
+            leg.process.signal(self._number)
             leg.finish()
             leg.hit(self.name)
 
@@ -140,6 +145,37 @@ class Race(Fault):
         leg.pause(1.0)
 
 
+class WrongClock(Fault):
+    """A second session, with a wrong clock, asks for a run that another one trains."""
+
+    alone = True
+
+    def __init__(self, name: str, ahead: bool) -> None:
+        super().__init__(name)
+        self._ahead = ahead
+
+    def act(self, leg: Leg) -> None:
+        leg.wait_for_event("published")
+        leg.pause(0.5)
+        leg.allowed.refusal = True
+        leg.planned.append(clock(self.name, leg.chance, self._ahead))
+        second = leg.start()
+        wait_until(lambda: second.events("lease") or not second.alive, LONGEST_SECONDS)
+        if second.hit_by(self.name):
+            leg.hit(self.name)
+        if second.alive:
+            leg.pause(1.0)
+        else:
+            leg.processes.reverse()
+
+    def settle(self, leg: Leg) -> None:
+        """Rule: a run is not taken from a session that renews its lease."""
+        for process in leg.processes:
+            lost = [e for e in process.events("result") if "taken over" in e["reason"]]
+            if lost and self.name in leg.hits:
+                leg.broken.append("a wrong clock took the run from a live session")
+
+
 _FENCED = (
     "create of a manifest",
     "create of a .pt",
@@ -162,11 +198,14 @@ def _bad_farewell(first: SessionProcess) -> list[str]:
 ENDS: list[Fault] = [
     Kill("SIGKILL at a random instant", "begin", 2.0),
     Kill("SIGKILL while it starts", "started", 0.7),
-    Terminate("SIGTERM at a random instant"),
+    Terminate("SIGTERM at a random instant", signal.SIGTERM),
+    Terminate("SIGHUP at a random instant", signal.SIGHUP),
     Overtake("SIGSTOP, the lease expires, another goes on, SIGCONT", take_over=False),
     Overtake("SIGSTOP, another one takes over, SIGCONT", take_over=True),
     Overtake("SIGSTOP between the look at the lease and the write", True, between=True),
     Race("two sessions at once"),
+    WrongClock("a second session whose clock is hours ahead", ahead=True),
+    WrongClock("a second session whose clock is hours behind", ahead=False),
     KillInside("SIGKILL while it packs", "torch.save", 4),
     KillInside("SIGKILL with half a file packed", "half a pack", 4),
     KillInside("SIGKILL in fsync", "fsync", 20, FOLDER),

@@ -6,6 +6,7 @@ goes to that function.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import itertools
@@ -16,10 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from chaos.session import Event, around
+from chaos.session import Event, around, replace
 
 Condition = Callable[..., bool]
 Tell = Callable[[], None]
@@ -126,6 +128,68 @@ def _cache_full(first: int, seconds: float, cache: Path, tell: Tell, **_: Any) -
     around(Path, "write_bytes", write_bytes)
 
 
+def _cache_read_only(first: int, seconds: float, cache: Path, tell: Tell, **_: Any) -> None:
+    """This machine's own disk takes nothing, and lets nothing be removed."""
+
+    def fail(path: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    meet = _window(fail, first, seconds, tell)
+
+    def refuse(original: Callable, path: Path, *args: Any, **more: Any) -> Any:
+        if path.is_relative_to(cache):
+            meet(str(path))
+        return original(path, *args, **more)
+
+    for name in ("write_bytes", "replace", "unlink", "mkdir"):
+        around(Path, name, refuse)
+
+
+def _clock(hours: float, tell: Tell, **_: Any) -> None:
+    """Wall clocks are wrong by so many hours; how fast they go is right."""
+    from relaydet.storage import lease
+    from relaydet.training import run_files
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, zone: Any = None) -> datetime:
+            return datetime.now(zone) + timedelta(hours=hours)
+
+    for module in (lease, run_files):
+        replace(module, "datetime", lambda _: Wrong)
+    tell()
+
+
+def _stdout_closed(nth: int, tell: Tell, **_: Any) -> None:
+    """Whoever read the output is gone, as after `| head` or with a closed terminal."""
+
+    def act() -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        os.dup2(writing, 1)
+        os.close(writing)
+        tell()
+
+    _at_point("torch.save", nth, act)
+
+
+def _shared_memory(size: int, tell: Tell, **_: Any) -> None:
+    """A /dev/shm too small for a batch, as in a container; only where this user may mount."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    options = f"size={size}".encode()
+    steps = (
+        lambda: libc.unshare(_NEW_MOUNTS),
+        lambda: libc.mount(b"none", b"/", None, _PRIVATE, None),
+        lambda: libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, options),
+    )
+    if all(step() == 0 for step in steps):
+        tell()
+
+
+_NEW_MOUNTS, _PRIVATE = 0x20000, 0x4000 | 0x40000
+"""CLONE_NEWNS of unshare(2); MS_REC | MS_PRIVATE of mount(2)."""
+
+
 def _empty(nth: int, store: Path, tell: Tell, **_: Any) -> None:
     """A checkpoint that the mount takes without a word, and of which it keeps no byte."""
 
@@ -145,6 +209,10 @@ _KINDS = {
     "errors": _errors,
     "slow": _slow,
     "cache full": _cache_full,
+    "cache read-only": _cache_read_only,
+    "clock": _clock,
+    "stdout closed": _stdout_closed,
+    "shared memory": _shared_memory,
     "empty": _empty,
 }
 

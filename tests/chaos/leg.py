@@ -38,6 +38,8 @@ class Leg:
         """How long a trouble lasts that the session makes for itself."""
         self.every_step = True
         """Whether it saves after every step, or at the end of each epoch only."""
+        self.workers: int | None = None
+        """Loader processes of its sessions; None leaves them to chance."""
 
     @property
     def process(self) -> SessionProcess:
@@ -52,6 +54,8 @@ class Leg:
         """Start a session on the run."""
         faults, self.planned = self.planned, []
         spec = self.part.spec(self.record.name, self.chance, self.every_step, take_over, faults)
+        if self.workers is not None:
+            spec["config"]["workers"] = self.workers
         folder = self.part.folder / f"leg-{self.number:04d}" / f"session-{len(self.processes)}"
         process = SessionProcess(spec, folder)
         self.processes.append(process)

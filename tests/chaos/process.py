@@ -85,6 +85,14 @@ class SessionProcess:
         path = self.folder / name
         return path.read_text() if path.exists() else ""
 
+    def children(self) -> list[int]:
+        """Process ids of its loader processes, on Linux; see proc(5)."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        try:
+            return [int(word) for word in found.read_text().split()]
+        except OSError:  # it has ended
+            return []
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the session, not to its loader processes."""
         with suppress(ProcessLookupError):

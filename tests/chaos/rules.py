@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,8 +93,9 @@ class RunRecord:
     def look_at_leases(self) -> None:
         """See who has taken which token."""
         for name in self.place.names(f"runs/{self.name}/leases"):
-            holder = json.loads(self.place.read(name) or b"{}")
-            self.owners[holder["token"]].add(holder["owner"])
+            with suppress(ValueError, KeyError):  # a fault may have torn it
+                holder = json.loads(self.place.read(name) or b"{}")
+                self.owners[holder["token"]].add(holder["owner"])
 
     def shared_tokens(self) -> list[str]:
         """Rule: no two sessions publish under one token."""

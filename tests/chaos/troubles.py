@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import shutil
 import signal
@@ -13,6 +14,9 @@ from chaos.faults import BOTH, FOLDER, GCS, Fault
 from chaos.leg import Leg
 from chaos.process import wait_until
 from chaos.proxy import Weather
+
+_HARMLESS = frozenset({"clock", "stdout closed", "shared memory"})
+"""Troubles of this machine in spite of which a session trains on and saves as ever."""
 
 
 class Inner(Fault):
@@ -25,18 +29,41 @@ class Inner(Fault):
         self._make = make
 
     def plan(self, leg: Leg) -> None:
-        planned = {"label": self.name, **self._make(leg.chance)}
+        planned = {**self._make(leg.chance), "label": self.name}
         leg.planned.append(planned)
         leg.trouble_seconds = planned.get("seconds", 0)
+        if planned["kind"] in _HARMLESS:
+            leg.workers = leg.chance.choice((1, 2)) if self._uses_workers else leg.workers
+            return
         leg.allowed.refusal = leg.troubled = True
-        if planned["kind"] == "cache full":
-            leg.after.repetition = None  # it goes on without saving, and says so
+        if planned["kind"].startswith("cache"):
+            leg.after.repetition = None  # what it could not keep here may not be in the store yet
+
+    @property
+    def _uses_workers(self) -> bool:
+        return self._make is _shared_memory
 
     def act(self, leg: Leg) -> None:
         process = leg.process
         if leg.wait_for(lambda: process.hit_by(self.name), 15):
             leg.hit(self.name)
             leg.wait_for(lambda: False, leg.trouble_seconds + 0.2)
+
+
+class WorkersKilled(Fault):
+    """SIGKILL to a loader process, as from the kernel where memory runs out."""
+
+    def plan(self, leg: Leg) -> None:
+        leg.workers = leg.chance.choice((1, 2))
+
+    def act(self, leg: Leg) -> None:
+        leg.wait_for_event("trained", leg.chance.randint(1, 2))
+        leg.pause(0.3)
+        workers = leg.process.children()
+        if workers:
+            os.kill(leg.chance.choice(workers), signal.SIGKILL)
+            leg.hit(self.name)
+            leg.pause(1.0)
 
 
 class Away(Fault):
@@ -112,6 +139,25 @@ def _cache_full(chance: random.Random) -> dict[str, Any]:
     return {"kind": "cache full", "first": chance.randint(1, 4), "seconds": seconds}
 
 
+def _cache_read_only(chance: random.Random) -> dict[str, Any]:
+    seconds = chance.uniform(0.3, 2.0)
+    return {"kind": "cache read-only", "first": chance.randint(1, 30), "seconds": seconds}
+
+
+def clock(label: str, chance: random.Random, ahead: bool) -> dict[str, Any]:
+    """A session whose clock is wrong by some hours."""
+    hours = chance.uniform(0.5, 24) * (1 if ahead else -1)
+    return {"kind": "clock", "label": label, "hours": hours}
+
+
+def _stdout_closed(chance: random.Random) -> dict[str, Any]:
+    return {"kind": "stdout closed", "nth": chance.randint(1, 4)}
+
+
+def _shared_memory(_chance: random.Random) -> dict[str, Any]:
+    return {"kind": "shared memory", "size": 1 << 18}
+
+
 def _empty(chance: random.Random) -> dict[str, Any]:
     return {"kind": "empty", "nth": chance.randint(1, 3)}
 
@@ -125,6 +171,12 @@ TROUBLES: list[Fault] = [
     Inner("a write that keeps no byte", _empty, FOLDER),
     Away("the folder goes away and comes back", FOLDER),
     Inner("the machine's own disk full", _cache_full, BOTH),
+    Inner("the machine's own disk read-only", _cache_read_only, BOTH),
+    Inner("the clock hours ahead", lambda c: clock("", c, ahead=True), BOTH),
+    Inner("the clock hours behind", lambda c: clock("", c, ahead=False), BOTH),
+    Inner("standard output closed", _stdout_closed, BOTH),
+    Inner("shared memory full", _shared_memory, BOTH),
+    WorkersKilled("a loader process killed"),
     Nap("SIGSTOP shorter than the lease"),
     Network("503", "status", 1.0, 0.7, 503),
     Network("429", "status", 1.0, 0.7, 429),
