@@ -8,6 +8,7 @@
 # make wheel     dist/relaydet-*.whl    make badges  what names the repository
 # make bench     what is measured, into benchmarks/
 # make bench-train   a training step beside torchvision's reference loop (about five minutes)
+# make mutation  small mistakes in the code behind exact resume: do tests notice? (an hour)
 # make chaos     220 faults, on a folder and on a bucket, and teams of ranks (about twenty minutes)
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 NOTEBOOKS := 1_merge_data 2_train 3_evaluate 4_compare_gpus
 
-.PHONY: setup demo study test test-all test-browser test-matrix wheel badges lint bench bench-train chaos clean
+.PHONY: setup demo study test test-all test-browser test-matrix wheel badges lint bench bench-train chaos mutation clean
 
 setup: .venv/.installed
 
@@ -96,6 +97,9 @@ bench-train: setup
 chaos: setup
 	$(BIN)/python tests/chaos --faults 220 --seed 3 --out benchmarks/chaos.md
 	$(BIN)/python tests/chaos/teams.py --legs 16 --seed 4 --out benchmarks/chaos_teams.md
+
+mutation: setup
+	$(BIN)/python tests/mutation --mutants 70 --seed 1 --out benchmarks/mutation.md
 
 clean:
 	rm -rf .venv work

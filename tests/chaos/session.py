@@ -42,6 +42,7 @@ def main(spec_file: str) -> None:
     import torch
 
     from relaydet.config import TrainConfig
+    from relaydet.console import say
     from relaydet.errors import RelayError
     from relaydet.jobs import train
 
@@ -51,16 +52,12 @@ def main(spec_file: str) -> None:
     _write_down(event)
     _do_harm(spec, event)
     try:
-        result = train.train(TrainConfig(**spec["config"]), say=_say)
+        result = train.train(TrainConfig(**spec["config"]), say=say)
     except RelayError as error:
         event("refused", kind=type(error).__name__, error=str(error))
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     event("result", state=result.state, reason=result.reason, step=result.step)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _become_a_session(spec: dict[str, Any]) -> None:
