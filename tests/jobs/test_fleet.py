@@ -21,7 +21,9 @@ from relaydet.errors import LeaseLostError, RankLostError, RelayError
 from relaydet.jobs import fleet as module
 from relaydet.jobs.fleet import fleet
 from relaydet.storage.lease import acquire
+from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store, open_store
+from relaydet.training.export import is_exported
 from relaydet.training.outlook import Outlook
 from relaydet.training.run_files import RunFiles
 
@@ -234,6 +236,104 @@ def test_when_all_are_done_it_says_so(tmp_path, runs, monkeypatch):
     said = []
     fleet(FleetConfig(runs=str(runs), store=str(tmp_path)), said.append)
     assert said[-1] == "All 8 runs are done"
+
+
+class Counting(LocalStore):
+    """A folder that counts what is read of it."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.reads: list[str] = []
+
+    def read(self, name):
+        self.reads.append(name)
+        return super().read(name)
+
+
+def test_weights_are_not_read_to_learn_that_a_run_is_done(tmp_path, runs, monkeypatch):
+    store = Counting(tmp_path)
+    for name in (f"r{n}" for n in range(7)):
+        finish(store, TrainConfig(name, epochs=1), STEPS)
+    lease = acquire(store, "r7", "test")
+    waits = []
+
+    def wait(seconds):
+        waits.append(len(store.reads))
+        if len(waits) == 3:
+            finish(store, TrainConfig("r7", epochs=1), STEPS)
+            lease.release()
+
+    monkeypatch.setattr(module, "find_store", lambda *_: store)
+    monkeypatch.setattr(module, "train", None)
+    monkeypatch.setattr(module.time, "sleep", wait)
+    store.reads.clear()
+    assert fleet(FleetConfig(runs=str(runs)), say=str).unfinished == []
+    assert not [name for name in store.reads if name.endswith(".safetensors")]
+    assert waits[0] <= 7 * 3 + 4
+    assert waits[2] - waits[1] <= 4, "while it waits, it looks at what is left alone"
+
+
+@pytest.mark.parametrize(
+    ("weights", "facts", "cheap", "whole"),
+    [
+        (b"weights", {"size": 7}, True, True),
+        (b"weights", {}, True, True),
+        (b"weightz", {"size": 7}, True, False),
+        (b"weight", {"size": 7}, False, False),
+        (b"", {}, False, False),
+        (None, {"size": 7}, False, False),
+        (b"weights", None, False, False),
+        (b"weights", {"size": "7"}, False, False),
+        (b"weights", [], False, False),
+    ],
+)
+def test_weights_are_looked_at_by_size_or_read(tmp_path, weights, facts, cheap, whole):
+    store = open_store(tmp_path)
+    digest = hashlib.sha256(b"weights").hexdigest()
+    if weights is not None:
+        store.write("runs/r/model.safetensors", weights)
+    if facts is not None:
+        told = {"sha256": digest, **facts} if isinstance(facts, dict) else facts
+        store.write("runs/r/model.json", json.dumps(told).encode())
+    assert is_exported(store, "r", read=False) is cheap
+    assert is_exported(store, "r") is whole
+
+
+def test_one_damaged_run_does_not_hold_up_the_others(tmp_path, runs, monkeypatch):
+    store, trained = open_store(tmp_path), []
+    store.write("runs/r3/status.json", b"{")
+    store.write("runs/r5/config.json", b"[]")
+    RunFiles(store, "r5").write_status("done", Outlook(STEPS, STEPS, None, None), 0)
+
+    def train(config, say, patient):
+        trained.append(config.run)
+        finish(store, config, STEPS)
+        return ended("done")
+
+    monkeypatch.setattr(module, "train", train)
+    assert fleet(FleetConfig(runs=str(runs), store=str(tmp_path)), say=str).unfinished == []
+    assert trained == [f"r{n}" for n in range(8)]
+
+
+def test_a_run_of_a_session_that_died_elsewhere_is_taken_up_once_it_was_watched(
+    tmp_path, runs, monkeypatch
+):
+    """Others are trained meanwhile; whoever trains it then may watch it anew."""
+    store, trained = open_store(tmp_path), []
+    times = {"renewed": "2026-01-01T00:00:00+00:00", "expires": "2026-01-01T00:00:00.600+00:00"}
+    lease = {"owner": "o", "token": 1, "host": "far", "runtime": "x", **times}
+    store.write("runs/r2/lease.json", json.dumps(lease).encode())
+
+    def train(config, say, patient):
+        trained.append((config.run, patient))
+        finish(store, config, STEPS)
+        return ended("done")
+
+    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "LOOK_AGAIN_SECONDS", 0.05)
+    assert fleet(FleetConfig(runs=str(runs), store=str(tmp_path)), say=str).unfinished == []
+    assert sorted(trained[:7]) == [(f"r{n}", False) for n in (0, 1, 3, 4, 5, 6, 7)]
+    assert trained[7:] == [("r2", True)]
 
 
 @pytest.mark.parametrize(

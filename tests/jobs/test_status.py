@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 
+import msgspec
 import pytest
 
 from relaydet.cli import main
@@ -99,6 +101,28 @@ def test_who_trains_a_run_is_told(store, tmp_path):
         lease.release()
     (after,) = (run for run in status(str(tmp_path), say=said.append) if run.run == "alive")
     assert (after.state, after.holder) == ("interrupted", "")
+
+
+@pytest.mark.parametrize(
+    ("age", "state", "reason"),
+    [
+        (10, "running", ""),
+        (4000, "silent", "not renewed since 20"),
+        (-4000, "silent", "clocks disagree: that of far is 1:06:40 h ahead of"),
+    ],
+)
+def test_what_only_a_wall_clock_tells_is_not_called_dead_or_alive(
+    store, tmp_path, age, state, reason
+):
+    """A table does not wait to see whether a lease is renewed."""
+    renewed = datetime.now(timezone.utc) - timedelta(seconds=age)
+    times = {"renewed": renewed, "expires": renewed + timedelta(seconds=180)}
+    lease = {"owner": "o", "token": 1, "host": "far", "runtime": "colab", **times}
+    store.write("runs/alive/lease.json", msgspec.json.encode(lease))
+    runs = {run.run: run for run in status(str(tmp_path), say=str)}
+    assert runs["alive"].state == state
+    assert runs["alive"].reason.startswith(reason)
+    assert runs["alive"].holder == ("far (colab)" if state == "running" else "")
 
 
 def test_no_run_yet(tmp_path, capsys):

@@ -42,6 +42,13 @@ def test_any_name_is_kept(store, name):
     assert not store.exists(f"x/{name}")
 
 
+def test_how_large_a_file_is(store):
+    store.write("a/b", b"12345")
+    store.write("a/empty", b"")
+    names = ("a/b", "a/empty", "a", "a/c", "d/e")
+    assert [store.size(name) for name in names] == [5, 0, None, None, None]
+
+
 def test_pieces_become_one_file(store):
     store.write("a/b", iter([b"1", memoryview(b"23"), b"", b"4"]))
     assert store.read("a/b") == b"1234"

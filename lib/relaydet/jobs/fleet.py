@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 
 from relaydet.config import FleetConfig, TrainConfig, check_name
-from relaydet.errors import LeaseHeldError, LeaseLostError, RankLostError, RelayError
+from relaydet.errors import LeaseHeldError, LeaseLostError, RankLostError, RelayError, StoreError
 from relaydet.jobs.train import train
 from relaydet.json_file import UNDECODABLE, reason_of
 from relaydet.runtime.auto_store import find_store
-from relaydet.storage.lease import read_holder
+from relaydet.storage.lease import look
 from relaydet.storage.store import Store
 from relaydet.training.export import is_exported
 from relaydet.training.run_files import RunFiles, as_json
@@ -106,37 +106,69 @@ def work_off(
             are done.
     """
     began = time.monotonic()
-    trouble = _Trouble()
-    while left := [r for r in runs if r.run not in trouble.failed and not is_done(store, r)]:
+    trouble, done = _Trouble(), _Done(store)
+    while left := [r for r in runs if r.run not in trouble.failed and not done.has(r)]:
         tried = 0
         for run in left:
-            if is_done(store, run) or _is_held(store, run.run):
+            held = look(store, run.run)
+            if held == "held" or done.has(run):
                 continue  # looked at anew: the run before may have taken hours
             tried += 1
             minutes = _minutes_left(max_minutes, began)
-            if _train(replace(run, max_minutes=minutes), trouble, say) == "paused":
-                return [run.run for run in runs if not is_done(store, run)]
+            ready = replace(run, max_minutes=minutes)
+            # What is silent has been watched here; ranks are processes that have not seen that.
+            if _train(ready, trouble, say, patient=held == "silent") == "paused":
+                return done.missing(runs)
         if not tried:
             if _minutes_left(max_minutes, began) == 0:
-                return [run.run for run in runs if not is_done(store, run)]
+                return done.missing(runs)
             names = ", ".join(run.run for run in left)
-            say(f"others train what is left ({names}); looking again in {LOOK_AGAIN_SECONDS:g} s")
+            say(
+                f"others train what is left, or have not given it back ({names}); looking again in"
+                f" {LOOK_AGAIN_SECONDS:g} s"
+            )
             time.sleep(LOOK_AGAIN_SECONDS)
     for error in trouble.failed.values():
         raise error
     return []
 
 
+class _Done:
+    """Which runs of a list are done; one that is, is not looked at again."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: set[str] = set()
+
+    def has(self, run: TrainConfig) -> bool:
+        """Whether a run is done."""
+        if run.run not in self._known and is_done(self._store, run):
+            self._known.add(run.run)
+        return run.run in self._known
+
+    def missing(self, runs: Sequence[TrainConfig]) -> list[str]:
+        """Names of those that are not."""
+        return [run.run for run in runs if not self.has(run)]
+
+
 def is_done(store: Store, run: TrainConfig) -> bool:
-    """Whether a run was trained to its end, which more epochs move."""
+    """Whether a run was trained to its end, which more epochs move.
+
+    The weights are looked at by their size alone: of a long list, reading them takes minutes.
+    """
     files = RunFiles(store, run.run)
-    status, started = files.status(), files.config()
-    if not status or status["state"] != "done" or started is None:
+    try:
+        status, started = files.status(), files.config()
+    except StoreError:
+        raise
+    except RelayError:
+        return False  # damaged: whoever trains it says so, and the others are not held up
+    if not status or status.get("state") != "done" or started is None:
         return False
-    return (started.epochs or 0) >= (run.epochs or 0) and is_exported(store, run.run)
+    return (started.epochs or 0) >= (run.epochs or 0) and is_exported(store, run.run, read=False)
 
 
-def _train(run: TrainConfig, trouble: _Trouble, say: Callable[[str], None]) -> str:
+def _train(run: TrainConfig, trouble: _Trouble, say: Callable[[str], None], patient: bool) -> str:
     """The state that a run ended in; "held" where another session has it, "failed" on an error.
 
     One that cannot be trained keeps the others waiting for nothing: it is noted, and left. A lost
@@ -145,7 +177,7 @@ def _train(run: TrainConfig, trouble: _Trouble, say: Callable[[str], None]) -> s
     """
     say(f"next: {run.run}")
     try:
-        result = train(run, say, patient=False)
+        result = train(run, say, patient=patient)
         return "held" if result.lost else result.state
     except (LeaseHeldError, LeaseLostError) as error:
         say(str(error).partition(";")[0])
@@ -159,11 +191,6 @@ def _train(run: TrainConfig, trouble: _Trouble, say: Callable[[str], None]) -> s
             say(f"WARNING: run {run.run!r} cannot be trained: {error}")
             trouble.failed[run.run] = error
         return "paused" if error.stopped else "failed"
-
-
-def _is_held(store: Store, run: str) -> bool:
-    holder = read_holder(store, run)
-    return holder is not None and not holder.is_over()
 
 
 def _minutes_left(max_minutes: float | None, began: float) -> float | None:

@@ -33,7 +33,8 @@ class RunStatus:
     run: str
     state: str
     """running, paused, done, failed; new before the first step; interrupted where it was running
-    and nobody holds it any more; damaged."""
+    and nobody holds it any more; silent where somebody does and the lease looks old, so that its
+    session died or a clock is wrong; damaged."""
     step: int = 0
     """Optimizer steps done."""
     total_steps: int = 0
@@ -78,10 +79,11 @@ def _status_of(store: Store, run: str) -> RunStatus:
     try:
         found = files.status()
         if found is None:
-            return RunStatus(run, "new", holder=_holder(store, run))
-        state, holder = str(found["state"]), _holder(store, run)
+            return RunStatus(run, "new", holder=_holder(store, run)[0])
+        state, reason = str(found["state"]), str(found["reason"])
+        holder, doubt = _holder(store, run)
         if state == "running" and not holder:
-            state = "interrupted"
+            state, reason = ("silent", doubt) if doubt else ("interrupted", reason)
         return RunStatus(
             run=run,
             state=state,
@@ -93,7 +95,7 @@ def _status_of(store: Store, run: str) -> RunStatus:
             # While it runs, a session is as long as it was until now: that says nothing.
             sessions_left=found.get("sessions_left") if state == "paused" else None,
             updated=str(found["updated"]),
-            reason=str(found["reason"]),
+            reason=reason,
         )
     except StoreError:
         raise
@@ -101,9 +103,13 @@ def _status_of(store: Store, run: str) -> RunStatus:
         return RunStatus(run, "damaged", reason=str(error))
 
 
-def _holder(store: Store, run: str) -> str:
+def _holder(store: Store, run: str) -> tuple[str, str]:
+    """The machine that trains a run, if the clocks agree, and what makes that doubtful."""
     held = read_holder(store, run)
-    return "" if held is None or held.is_over() else f"{held.host} ({held.runtime})"
+    if held is None or held.is_free():
+        return "", ""
+    doubt = held.doubt()
+    return ("" if doubt else f"{held.host} ({held.runtime})"), doubt
 
 
 def _ap50(store: Store, run: str) -> dict[str, float] | None:

@@ -223,15 +223,17 @@ def _train(
     # Mistakes in MODEL, WEIGHTS or IMAGE_SIZE come out here, before anything is written.
     new = None if started else build(config, saved, None)
     known = highest_token(places[0], config.run, unsent_folder(places[0], config.run))
-    lease = acquire(
-        places[0],
-        config.run,
-        runtime.name,
-        config.take_over,
-        say=say,
-        above=known,
-        patient=patient,
-    )
+    with stop_on_signals(stop):  # it may have to watch another session's lease for minutes
+        lease = acquire(
+            places[0],
+            config.run,
+            runtime.name,
+            config.take_over,
+            say=say,
+            above=known,
+            patient=patient,
+            stop=lambda: stop,
+        )
     ready = _Ready(team, config, device, runtime, saved, samples, new, stop)
     try:
         # Somebody else may have come to its end between that look and the lease.

@@ -48,6 +48,10 @@ class Fenced:
         """See `Store.exists`."""
         return self._store.exists(name)
 
+    def size(self, name: str) -> int | None:
+        """See `Store.size`."""
+        return self._store.size(name)
+
     def delete(self, name: str) -> None:
         """See `Store.delete`; raises LeaseLostError as well."""
         self._lease.confirm()

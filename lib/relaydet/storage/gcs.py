@@ -97,6 +97,13 @@ class GcsStore:
         with self._explained(name, "be reached"):
             return bool(self._blob(name).exists(timeout=ANSWER_SECONDS, retry=_retry()))
 
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, without reading it; None where there is none."""
+        with self._explained(name, "be reached"):
+            name_in_bucket = f"{self._prefix}{name}"
+            blob = self._bucket.get_blob(name_in_bucket, timeout=ANSWER_SECONDS, retry=_retry())
+        return None if blob is None else int(blob.size)
+
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; none there is fine."""
         with self._explained(name, "be removed"):

@@ -1,12 +1,23 @@
 """One writer per run: a lease with a fencing token.
 
-Whoever trains a run holds its lease and renews it; a lease that is not renewed expires. Each lease
+Whoever trains a run holds its lease and renews it; a lease whose renewal stops is over. Each lease
 has a token, one higher than the one before. The token is taken by creating the file
 STORE/runs/RUN/leases/00000007.json, which only one can (see `Store.create`) and which nobody ever
 overwrites or deletes: whoever holds the highest one holds the run, and before anything is written
 to the run the holder looks whether it still is the highest (see `fenced`). lease.json tells
-everyone who holds the run until when; it decides when a new token may be taken, not who may
-write.
+everyone who holds the run; it decides when a new token may be taken, not who may write.
+
+Clocks of different machines disagree, by hours where one slept. So the times in lease.json are for
+people, and a hint. A session that finds a lease which was not given back, and whose process is not
+provably dead on this very machine, watches the lease on its own monotonic clock: one that changes
+is renewed, and its holder alive; one that stays as it is for the whole watch is over.
+
+The watch lasts for the time that the lease has left by its own times and this machine's clock, but
+at least QUIET_RENEWALS of its renewals (75 s) and at most its life (180 s). Where the clocks agree,
+that is never shorter than until the lease expires. Where they do not, two renewals would have had
+to fail, and the time between two renewals is longer than what a mounted bucket or NFS may show an
+old file for (60 s at most by default). If a live session is taken over even so, it loses its turn
+and nothing else: the token fences it off.
 
 Source of the fencing token: Kleppmann, "How to do distributed locking", 2016.
 
@@ -40,10 +51,32 @@ RELEASE_SECONDS = 10.0
 """How long giving back waits for a renewal that is under way."""
 RENEWALS = 6
 """How often it is renewed in that time."""
+QUIET_RENEWALS = 2.5
+"""How many renewals in a row must be missing, at least, for a lease to be over."""
+MOST_LIFE_SECONDS = 900.0
+"""No lease is watched for longer, whatever its file says."""
 LOOKS = 90
-"""How often a session that waits for a lease to expire looks at it in that time."""
+"""How often a session that watches a lease looks at it in its life."""
+AHEAD_SECONDS = 5.0
+"""A renewal that lies further in the future shows that two clocks disagree."""
+BEHIND_SECONDS = 60.0
+"""As does one that is seen to arrive with a time that lies further back."""
 _given_back: set[str] = set()
 """Owners that this process was, so that a store that could not be told holds nobody up here."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """This machine's clocks."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
+    """The wall clock, which may be wrong by hours and be set at any time."""
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds since some moment; only differences mean something."""
+    sleep: Callable[[float], None] = time.sleep
+
+
+CLOCK = Clock()
 
 
 @dataclass(frozen=True)
@@ -65,24 +98,48 @@ class Holder:
     pid: int = 0
     born: str = ""
 
-    def seconds_left(self) -> float:
-        """Seconds until it expires, by this machine's clock; negative when it has."""
-        try:
-            left = datetime.fromisoformat(self.expires) - datetime.now(timezone.utc)
-        except (ValueError, TypeError):  # no time, or one without its zone
-            return -1.0
-        return left.total_seconds()
+    released: bool = False
+    """Whether it was given back."""
 
-    def is_over(self) -> bool:
-        """Whether it has expired, was given back, or is of a process that is no more."""
-        if self.seconds_left() <= 0 or self.owner in _given_back:
+    def is_free(self) -> bool:
+        """Whether it certainly is over: given back, or of a process that is no more."""
+        if self.released or self.owner in _given_back:
             return True
         return is_dead(Process(self.machine, self.pid, self.born))
+
+    def life(self, otherwise: float) -> float:
+        """Seconds that it lives without being renewed, by the one clock that its times are of."""
+        renewed, expires = _when(self.renewed), _when(self.expires)
+        life = (expires - renewed).total_seconds() if renewed and expires else 0.0
+        return min(life, MOST_LIFE_SECONDS) if life > 0 else otherwise
+
+    def age(self, now: datetime) -> float | None:
+        """Seconds since it was renewed, if the clocks agree; None where it tells no time."""
+        renewed = _when(self.renewed)
+        return None if renewed is None else (now - renewed).total_seconds()
+
+    def doubt(self, clock: Clock = CLOCK) -> str:
+        """Why the times in it do not tell that its holder is alive; empty where they do.
+
+        A look at the wall clocks alone: for a table that cannot wait, not for a decision.
+        """
+        age = self.age(clock.now())
+        if age is None or age > self.life(LIFE_SECONDS):
+            when = f"{_clock(self.renewed)} UTC" if self.renewed else "it was taken"
+            return f"not renewed since {when} by the clock of {self.host}"
+        return self.ahead(clock)
+
+    def ahead(self, clock: Clock = CLOCK) -> str:
+        """What to say of a renewal that lies in this machine's future; empty where it does not."""
+        age = self.age(clock.now())
+        if age is None or age >= -AHEAD_SECONDS:
+            return ""
+        return _disagreement(self.host, -age, "ahead of")
 
     def __str__(self) -> str:
         return (
             f"{self.host} ({self.runtime}, process {self.pid}), since {_clock(self.acquired)},"
-            f" renewed {_clock(self.renewed)}, until {_clock(self.expires)} UTC"
+            f" renewed {_clock(self.renewed)}, until {_clock(self.expires)} UTC by its clock"
         )
 
 
@@ -100,12 +157,73 @@ def read_holder(store: Store, run: str) -> Holder | None:
     told = _decode(store, lease_name(run))
     tokens = _tokens(store, run)
     if tokens and (told is None or told.token < tokens[-1]):
-        # lease.json was not written yet, or by a session that had been stopped in mid-write. That
-        # wrote over a later time, so the benefit of the doubt is the true holder's.
-        holder = _decode(store, _token_name(run, tokens[-1])) or told
-        later = max(told.expires if told else "", holder.expires if holder else "")
-        return replace(holder, expires=later) if holder else None
+        # lease.json was not written yet, or by a session that had been stopped in mid-write.
+        return _decode(store, _token_name(run, tokens[-1])) or told
     return told
+
+
+@dataclass(frozen=True)
+class _Sighting:
+    """A lease as this process first saw it."""
+
+    holder: Holder
+    since: float
+    """Of the monotonic clock, after it was read."""
+    watch: float
+    """Seconds for which it must stay as it is to be over."""
+
+
+_seen: dict[tuple[str, str], _Sighting] = {}
+"""By store and run, the lease that is watched: one that was seen to be over stays so."""
+
+
+def look(store: Store, run: str, life: float = LIFE_SECONDS, clock: Clock = CLOCK) -> str:
+    """Return whether somebody holds a run, without waiting.
+
+    Whoever asks again and again, as a fleet does between two runs, gets to know in that way
+    whether a lease is renewed.
+
+    Returns:
+        "free" where nobody holds it, "silent" where a lease was not given back and not renewed
+        for as long as `acquire` watches one, "held" otherwise.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    asked = clock.monotonic()
+    held = read_holder(store, run)
+    if held is None or held.is_free():
+        return "free"
+    return "held" if _watch_left(store, run, held, asked, life, clock) > 0 else "silent"
+
+
+def _watch_left(
+    store: Store, run: str, held: Holder, asked: float, life: float, clock: Clock
+) -> float:
+    """Seconds for which a lease must still be seen unchanged to be over.
+
+    Args:
+        store: where the run is.
+        run: its name.
+        held: the lease as it was read just now.
+        asked: the monotonic clock before it was read.
+        life: seconds that a lease lives whose file does not tell.
+        clock: this machine's.
+    """
+    key = (store.place(""), run)
+    seen = _seen.get(key)
+    if seen is None or seen.holder != held:
+        seen = _Sighting(held, clock.monotonic(), _watch_seconds(held, life, clock))
+        _seen[key] = seen
+        return seen.watch
+    return seen.watch - (asked - seen.since)
+
+
+def _watch_seconds(held: Holder, life: float, clock: Clock) -> float:
+    """How long a lease that is seen for the first time is watched; see the top of this module."""
+    life, age = held.life(life), held.age(clock.now())
+    left = life if age is None else life - age
+    return min(life, max(left, QUIET_RENEWALS * life / RENEWALS))
 
 
 def acquire(
@@ -117,11 +235,13 @@ def acquire(
     say: Callable[[str], None] = print,
     above: int = 0,
     patient: bool = True,
+    stop: Callable[[], object] = lambda: False,
+    clock: Clock = CLOCK,
 ) -> Lease:
     """Become the one writer of a run.
 
-    Where somebody holds it, this waits for as long as it takes to see whether they still renew it:
-    a session that died a minute ago needs no more than patience.
+    Where a lease is there that was not given back, this watches for as long as it takes to see
+    whether somebody still renews it.
 
     Args:
         store: where the run is.
@@ -131,31 +251,36 @@ def acquire(
         life: seconds that the lease lives without being renewed.
         say: takes the line that says what is waited for.
         above: the highest token known from elsewhere; lease files may have been cleared away.
-        patient: wait where somebody holds it; else that is refused at once.
+        patient: watch where somebody may hold it; else that is refused at once.
+        stop: true once the session should stop: then nothing is waited for any more.
+        clock: this machine's.
 
     Returns:
         The lease, renewed in the background until it is released.
 
     Raises:
-        LeaseHeldError: somebody else holds it.
+        LeaseHeldError: somebody else holds it, or may, when a stop was asked for.
         StoreError: the store cannot be used.
     """
     while True:
+        asked = clock.monotonic()
         tokens = _tokens(store, run)  # first: whoever takes one after this look has it before us
         held = read_holder(store, run)
-        if held and not held.is_over():
-            if not take_over:
+        if held and not held.is_free():
+            left = _watch_left(store, run, held, asked, life, clock)
+            if take_over:
+                say(f"run {run!r}: taken over from {held}")
+            elif left > 0:
                 if not patient:
                     raise _refusal(run, held)
-                _wait_until_over(store, run, held, life, say)
+                _watch(store, run, held, left, life, say, stop, clock)
                 continue
-            say(f"run {run!r}: taken over from {held}")
         token = 1 + max([*tokens[-1:], held.token if held else 0, above])
-        lease = Lease(store, run, _new_holder(token, runtime, life), life)
+        lease = Lease(store, run, _new_holder(token, runtime, life, clock), life, clock)
         if store.create(_token_name(run, token), msgspec.json.encode(lease.holder)):
             lease.begin()
             return lease
-        time.sleep(life / LOOKS)  # somebody was quicker: whoever it was will be seen now
+        clock.sleep(life / LOOKS)  # somebody was quicker: whoever it was will be seen now
 
 
 def _refusal(run: str, held: Holder) -> LeaseHeldError:
@@ -165,33 +290,78 @@ def _refusal(run: str, held: Holder) -> LeaseHeldError:
     )
 
 
-def _wait_until_over(
-    store: Store, run: str, held: Holder, life: float, say: Callable[[str], None]
+def _watch(
+    store: Store,
+    run: str,
+    held: Holder,
+    left: float,
+    life: float,
+    say: Callable[[str], None],
+    stop: Callable[[], object],
+    clock: Clock,
 ) -> None:
-    """Return when a lease is over; raise as soon as its holder renews it."""
-    refusal = _refusal(run, held)
-    if held.seconds_left() > life:
-        raise refusal
-    say(f"run {run!r} is held by {held}; waiting to see whether that session is still alive ...")
-    while not held.is_over():
-        time.sleep(life / LOOKS)
+    """Return when a lease is over; raise as soon as its holder renews it, or at a stop."""
+    if note := held.ahead(clock):
+        say(note)
+    say(
+        f"run {run!r} is held by {held}, which has not given it back; watching for up to"
+        f" {left:.0f} s whether that session still renews it ..."
+    )
+    while left > 0:
+        clock.sleep(held.life(life) / LOOKS)
+        if stop():
+            raise LeaseHeldError(
+                f"Run {run!r} was not taken: a stop was asked for before it was clear whether"
+                f" {held} still trains it; run again to go on."
+            )
+        asked = clock.monotonic()
         now = read_holder(store, run)
-        if now is None or (now.owner, now.renewed) != (held.owner, held.renewed):
-            if now is None or now.is_over():
-                return
-            raise refusal
+        if now is None or now.is_free():
+            return
+        if now != held:
+            if note := _disagreement_of(held, now, clock):
+                say(note)
+            raise _refusal(run, now)
+        left = _watch_left(store, run, held, asked, life, clock)
+
+
+def _disagreement_of(held: Holder, now: Holder, clock: Clock) -> str:
+    """What a renewal that has just arrived tells of the clocks; empty where they agree."""
+    if note := now.ahead(clock):
+        return note
+    age, before = now.age(clock.now()), held.age(clock.now())
+    if now.owner == held.owner and age is not None and before is not None and age > before:
+        return f"the clock of {now.host} was set back by {_span(age - before)}; it decides nothing"
+    return _disagreement(now.host, age, "behind") if age and age > BEHIND_SECONDS else ""
+
+
+def _disagreement(host: str, seconds: float, how: str) -> str:
+    here = this_process().machine.split("/")[0]
+    return (
+        f"clocks disagree: that of {host} is {_span(seconds)} {how} that of this machine ({here});"
+        " they decide nothing here, but set the one that is wrong"
+    )
+
+
+def _span(seconds: float) -> str:
+    """As hours, minutes and seconds."""
+    return f"{timedelta(seconds=round(seconds))} h"
 
 
 class Lease:
     """The lease that this session holds; `acquire` makes it."""
 
-    def __init__(self, store: Store, run: str, holder: Holder, life: float) -> None:
+    def __init__(
+        self, store: Store, run: str, holder: Holder, life: float, clock: Clock = CLOCK
+    ) -> None:
         self.holder = holder
         self.when_lost: Callable[[str], None] = lambda reason: None
         """Called once, in another thread, when somebody else has taken the run over."""
         self._store = store
         self._run = run
         self._life = life
+        self._clock = clock
+        self._told_at = clock.monotonic()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -214,23 +384,22 @@ class Lease:
     def confirm(self) -> None:
         """Look into the store whether the run still is this session's.
 
+        A process that slept for longer than the lease lives says that it is alive before it writes
+        anything: whoever watches the lease should see that first.
+
         Raises:
             LeaseLostError: it is somebody else's, now and for good.
             StoreError: the store cannot be read.
         """
-        with self._lock:
-            if not self._lost:
-                self._lost = self._why_lost()
-            if self._lost:
-                raise LeaseLostError(self._lost)
+        self._look()
+        if self._clock.monotonic() - self._told_at > self._life and not self._ended.is_set():
+            self._tell()
 
     def renew(self) -> None:
         """Say that this session lives; raises as `confirm` does."""
-        self.confirm()
-        now = datetime.now(timezone.utc)
-        until = now + timedelta(seconds=self._life)
-        self.holder = replace(self.holder, renewed=_iso(now), expires=_iso(until))
-        self._store.write(lease_name(self._run), msgspec.json.encode(self.holder))
+        self._look()
+        if not self._ended.is_set():
+            self._tell()
 
     def release(self) -> None:
         """Give the run back: whoever comes next need not wait. Does nothing if it is lost."""
@@ -239,11 +408,25 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join(RELEASE_SECONDS)
         try:
-            self.confirm()
-            self.holder = replace(self.holder, expires=_iso(datetime.now(timezone.utc)))
+            self._look()
+            self.holder = replace(self.holder, expires=_iso(self._clock.now()), released=True)
             self._store.write(lease_name(self._run), msgspec.json.encode(self.holder))
         except (LeaseLostError, StoreError):
-            return  # it expires by itself
+            return  # whoever comes next sees that nobody renews it
+
+    def _look(self) -> None:
+        with self._lock:
+            if not self._lost:
+                self._lost = self._why_lost()
+            if self._lost:
+                raise LeaseLostError(self._lost)
+
+    def _tell(self) -> None:
+        at, now = self._clock.monotonic(), self._clock.now()
+        until = now + timedelta(seconds=self._life)
+        self.holder = replace(self.holder, renewed=_iso(now), expires=_iso(until))
+        self._store.write(lease_name(self._run), msgspec.json.encode(self.holder))
+        self._told_at = at
 
     def _keep(self) -> None:
         while not self._ended.wait(self._life / RENEWALS):
@@ -277,8 +460,8 @@ class Lease:
         )
 
 
-def _new_holder(token: int, runtime: str, life: float) -> Holder:
-    process, now = this_process(), datetime.now(timezone.utc)
+def _new_holder(token: int, runtime: str, life: float, clock: Clock) -> Holder:
+    process, now = this_process(), clock.now()
     return Holder(
         owner=uuid.uuid4().hex[:12],
         token=token,
@@ -317,6 +500,15 @@ def _decode(store: Store, name: str) -> Holder | None:
 
 def _iso(when: datetime) -> str:
     return when.isoformat(timespec="milliseconds")
+
+
+def _when(iso: str) -> datetime | None:
+    """A moment that a lease tells; None where it tells none, or one without its zone."""
+    try:
+        when = datetime.fromisoformat(iso)
+    except (ValueError, TypeError):
+        return None
+    return when if when.tzinfo else None
 
 
 def _clock(iso: str) -> str:

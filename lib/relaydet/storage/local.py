@@ -198,6 +198,17 @@ class LocalStore:
         except OSError as error:
             raise store_trouble(self.path(name), "be reached", error) from error
 
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, without reading it; None where there is none."""
+        try:
+            self._look()
+            found = self.path(name).stat()
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise store_trouble(self.path(name), "be reached", error) from error
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; none there is fine."""
         path = self.path(name)

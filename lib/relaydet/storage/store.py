@@ -60,6 +60,9 @@ class Store(Protocol):
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
 
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, without reading it; None where there is none."""
+
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; none there is fine."""
 

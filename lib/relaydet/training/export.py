@@ -39,7 +39,8 @@ def export_model(store: Store, config: TrainConfig, built: BuiltModel, step: int
         "image_size": config.image_size,
         "frozen": built.frozen,
         "step": step,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": _sha256(data),
+        "size": len(data),
         "config": asdict(config),
         "ap": {},
     }
@@ -62,7 +63,7 @@ def load_model(store: Store, run: str) -> ExportedModel:
     try:
         facts = _facts_of(store, run)
         data = store.read(_weights_name(run))
-        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+        if _sha256(data) != facts["sha256"]:
             raise RelayError(
                 f"{store.describe(_weights_name(run))}: the weights do not match model.json; train"
                 " the run once more to export them again."
@@ -82,15 +83,29 @@ def load_model(store: Store, run: str) -> ExportedModel:
     return ExportedModel(built.model, facts)
 
 
-def is_exported(store: Store, run: str) -> bool:
-    """Whether the store has a run's weights, whole; the end of a session may not have got there."""
-    if not (store.exists(facts_name(run)) and store.exists(_weights_name(run))):
+def is_exported(store: Store, run: str, read: bool = True) -> bool:
+    """Whether the store has a run's weights, whole; the end of a session may not have got there.
+
+    Args:
+        store: where the run is.
+        run: its name.
+        read: read the weights and compare their SHA-256; else their size is compared alone, which
+            model.json of an older version does not tell: there, any weights will do.
+    """
+    size = store.size(_weights_name(run))
+    if not size or not store.exists(facts_name(run)):
         return False
     try:
         facts = _facts_of(store, run)
-        return bool(hashlib.sha256(store.read(_weights_name(run))).hexdigest() == facts["sha256"])
+        if facts.get("size", size) != size:
+            return False
+        return not read or _sha256(store.read(_weights_name(run))) == facts["sha256"]
     except (DamagedError, KeyError):
         return False
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def record_ap(store: Store, run: str, dataset: str, metrics: dict[str, float]) -> None:
