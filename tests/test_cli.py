@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import re
 import shutil
+from pathlib import Path
+from typing import get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -14,7 +17,8 @@ import safetensors.numpy
 from PIL import Image
 from scipy.io import savemat
 
-from relaydet.cli import main
+from relaydet.cli import COMMANDS, main
+from relaydet.config import TrainConfig
 
 COCO_FILE = {
     "images": [{"id": 1, "file_name": "1.png", "width": 20, "height": 10}],
@@ -219,6 +223,121 @@ def test_score_prints_a_table(workplace, capsys):
     assert header.split()[:2] == ["run", "AP"]
     assert row.split()[:2] == ["results", "0.000"]
     assert engine.startswith("engine: ")
+
+
+def wrong_texts(kind: type) -> list[tuple[str, str]]:
+    """For each option that takes no text: its field and something that it is not."""
+    hints = get_type_hints(kind)
+    of_text = (str, Path, bool, tuple[str, ...])
+    return [
+        (field.name, text)
+        for field in dataclasses.fields(kind)
+        if hints[field.name] not in of_text
+        for text in ("two", "1.5.1", "nan", "1e999", " ", "0x10", "-x")
+    ]
+
+
+def one_line_and_2(capsys, arguments: list[str]) -> str:
+    """What a wrong command line is answered with."""
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    told = capsys.readouterr()
+    assert (code, told.out) == (2, ""), arguments
+    (line,) = told.err.splitlines()
+    assert line.startswith("relaydet: ")
+    assert len(line) < 300
+    return line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_another_type_is_named(monkeypatch, capsys, command):
+    monkeypatch.setattr("relaydet.cli._run", lambda command: pytest.fail(f"ran {command}"))
+    kind = COMMANDS[command]
+    required = [f for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+    start = [command, *("x" for _ in required)]
+    for name, text in wrong_texts(kind):
+        line = one_line_and_2(capsys, [*start, f"--{name.replace('_', '-')}={text}"])
+        assert line.startswith(f"relaydet: {name.upper()}: {text!r} is not "), line
+    for field in dataclasses.fields(kind):
+        flag, parameter = f"--{field.name.replace('_', '-')}", field.name.upper()
+        hint = get_type_hints(kind)[field.name]
+        if field in required:
+            continue
+        if hint is bool:
+            for given in ([f"{flag}=yes"], [flag, "yes"], [f"--no-{flag[2:]}", "yes"]):
+                expected = f"relaydet: {parameter}: takes no value; write {flag} or --no-{flag[2:]}"
+                assert one_line_and_2(capsys, [*start, *given]).startswith(expected)
+        elif get_origin(hint) is not tuple:
+            expected = f"relaydet: {parameter}: a value is missing; write {flag} VALUE."
+            assert one_line_and_2(capsys, [*start, flag]) == expected
+        typo = f"{flag}{flag[-1]}"
+        answer = one_line_and_2(capsys, [*start, typo, "1"])
+        assert answer == f"relaydet: unknown option {typo}; did you mean {flag}?"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train --epochs two", "EPOCHS: 'two' is not a whole number or None."),
+        ("merge --max-images ten", "MAX_IMAGES: 'ten' is not a whole number or None."),
+        ("merge --duplicates kep", "DUPLICATES: 'kep' is not keep or drop; did you mean keep?"),
+        ("bench --batch-sizes 8 x", "BATCH_SIZES: 'x' is not a whole number."),
+        ("train --gpus al", "GPUS: 'al' is not a whole number or auto."),
+        ("train --epoch 3", "unknown option --epoch; did you mean --epochs?"),
+        ("train --EPOCHS 3", "unknown option --EPOCHS; did you mean --epochs?"),
+        ("train --max-images 3", "unknown option --max-images; it is one of relaydet merge."),
+        ("train -x", "unknown option -x; relaydet train --help lists those there are."),
+        ("train first", "'first' is not expected there; options are written --name value."),
+        ("score a", "DETECTIONS: not given; relaydet score --help shows how it is called."),
+        ("score", "GROUND_TRUTH and DETECTIONS: not given; relaydet score --help"),
+        ("score a b c", "'c' is not expected there; options are written --name value."),
+        ("trian", "there is no command 'trian'; did you mean train?"),
+        ("", "name a command; there are merge, train, evaluate, compare, fleet, study, bench,"),
+        ("--epochs 3", "there is no command '--epochs'; there are merge, train"),
+        ("doctor --device gpu --precision x --jsn", "unknown option --jsn; did you mean --json?"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(capsys, command, message):
+    assert one_line_and_2(capsys, command.split()).startswith(f"relaydet: {message}")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--epochs 3 --learning-rate 1e-3", {"epochs": 3, "learning_rate": 1e-3}),
+        (
+            "--epochs=3 --take_over --batch_size 4",
+            {"epochs": 3, "take_over": True, "batch_size": 4},
+        ),
+        ("--epochs None --no-take-over", {}),
+        ("--include a b --images", {"include": ("a", "b")}),
+        (
+            '--include ["a","b"] --images {"c":"/d"}',
+            {"include": ("a", "b"), "images": ("c=/d",)},
+        ),
+        ("--include=a --gpus 2", {"include": ("a",), "gpus": 2}),
+        ("--seed -1 --run=-x", {"seed": -1, "run": "-x"}),
+        ("--epochs 100000.0", {"epochs": 100_000}),
+    ],
+)
+def test_options_become_the_configuration(monkeypatch, options, expected):
+    commands = []
+    monkeypatch.setattr("relaydet.cli._run", lambda command: commands.append(command) or 0)
+    assert main(["train", *options.split()]) == 0
+    assert commands == [TrainConfig(**expected)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_option(capsys, command):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    told = capsys.readouterr().out
+    assert f"usage: relaydet {command}" in told
+    for field in dataclasses.fields(COMMANDS[command]):
+        if field.default is not dataclasses.MISSING:
+            assert f"--{field.name.replace('_', '-')}" in told
 
 
 @pytest.mark.parametrize(

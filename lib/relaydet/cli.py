@@ -7,11 +7,14 @@ is known, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import difflib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, get_origin, get_type_hints
 
 import relaydet
 from relaydet.config import (
@@ -27,6 +30,7 @@ from relaydet.config import (
 )
 from relaydet.console import complain, finish, hold_descriptors, json_text, one_line, say
 from relaydet.errors import RelayError
+from relaydet.parameters import as_config, suggestion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +94,19 @@ COMMANDS: dict[str, Any] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; exit code 2 for a mistake that the user can fix."""
+    """Run one command.
+
+    Returns:
+        0, or 2 for a mistake that the user can fix.
+
+    Raises:
+        SystemExit: with 0 after help was printed, with 2 where the command line is wrong.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     hold_descriptors()
     try:
-        name = _parser().parse_args(arguments[:1]).command
-        return _run(_configured(name, arguments[1:]))
+        command = _parsed(arguments)
+        return _run(command)
     except RelayError as error:
         complain(f"relaydet: {one_line(error)}")
         return 2
@@ -103,8 +114,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finish()
 
 
-def _parser() -> argparse.ArgumentParser:
-    """Which command is meant; what follows it is the command's own."""
+def _parsed(arguments: Sequence[str]) -> Any:
+    """What a command is to do; ends the program where that is help, or a mistake."""
+    name, options = (arguments[0], arguments[1:]) if arguments else ("", ())
+    try:
+        if name in COMMANDS:
+            if not {"-h", "--help"} & set(options):
+                return as_config(COMMANDS[name], _given(name, options))
+            say(_help_of(name))
+        elif name in ("-h", "--help"):
+            say(_help())
+        elif name == "--version":
+            say(relaydet.__version__)
+        else:
+            what = f"there is no command {name!r}" if name else "name a command"
+            raise RelayError(f"{what}; {suggestion(name, COMMANDS, upper=False)}")
+    except RelayError as error:
+        complain(f"relaydet: {one_line(error)}")
+        sys.exit(2)
+    sys.exit(0)
+
+
+def _help() -> str:
+    """The commands."""
     parser = argparse.ArgumentParser(
         "relaydet",
         description=relaydet.__doc__,
@@ -114,19 +146,100 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, config in COMMANDS.items():
         commands.add_parser(name, help=(config.__doc__ or "").split("\n\n")[0], add_help=False)
-    return parser
+    return parser.format_help().rstrip()
 
 
-def _configured(name: str, options: Sequence[str]) -> Any:
-    """What a command is to do; exits with 2 where an option is wrong."""
-    import tyro  # only now: `relaydet --help` needs none of it
+def _help_of(name: str) -> str:
+    """The options of a command, with what the configuration's fields say of themselves."""
+    import tyro  # only now: nothing else needs it
 
-    return tyro.cli(
-        COMMANDS[name],
-        prog=f"relaydet {name}",
-        args=options,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs),
-    )
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        tyro.cli(
+            COMMANDS[name],
+            prog=f"relaydet {name}",
+            args=["--help"],
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs),
+        )
+    return printed.getvalue().rstrip()
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        option = message.partition("argument ")[2].partition(":")[0].removeprefix("--")
+        name = option.rpartition("/--")[0] or option
+        if "expected one argument" in message:
+            raise RelayError(f"{_parameter(name)}: a value is missing; write --{name} VALUE.")
+        if "ignored explicit argument" in message:
+            raise RelayError(f"{_parameter(name)}: takes no value; {_either(name)}.")
+        if "arguments are required" in message:
+            missing = message.rpartition(": ")[2].upper().replace(", ", " and ")
+            raise RelayError(f"{missing}: not given; {self.prog} --help shows how it is called.")
+        raise RelayError(f"{self.prog}: {message}; see {self.prog} --help.")
+
+
+def _given(name: str, options: Sequence[str]) -> dict[str, Any]:
+    """The options of a command as they are written, by field."""
+    fields = dataclasses.fields(COMMANDS[name])
+    hints = get_type_hints(COMMANDS[name])
+    parser = _Parser(f"relaydet {name}", add_help=False, allow_abbrev=False)
+    for field in fields:
+        flag = f"--{_flag(field.name)}"
+        if field.default is dataclasses.MISSING:
+            parser.add_argument(field.name)
+        elif hints[field.name] is bool:
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS
+            )
+        else:
+            several = "*" if get_origin(hints[field.name]) is tuple else None
+            parser.add_argument(flag, nargs=several, default=argparse.SUPPRESS)
+    given, unknown = parser.parse_known_args([_spelt(option) for option in options])
+    if unknown:
+        raise RelayError(_unknown_option(name, unknown[0], options))
+    return vars(given)
+
+
+def _unknown_option(name: str, unknown: str, options: Sequence[str]) -> str:
+    """The sentence about what is no option of a command, or stands where none is."""
+    flag = unknown.partition("=")[0]
+    before = _spelt(options[max(0, list(map(_spelt, options)).index(unknown) - 1)])
+    plain = before.removeprefix("--").removeprefix("no-").replace("-", "_")
+    if not flag.startswith("-"):
+        if get_type_hints(COMMANDS[name]).get(plain) is bool:
+            return f"{_parameter(plain)}: takes no value; {_either(_flag(plain))}."
+        return f"{unknown!r} is not expected there; options are written --name value."
+    plain = flag.lstrip("-").lower().removeprefix("no-").replace("-", "_")
+    known = [_flag(field.name) for field in dataclasses.fields(COMMANDS[name])]
+    others = [c for c, kind in COMMANDS.items() if plain in kind.__dataclass_fields__]
+    close = difflib.get_close_matches(_flag(plain), known, n=1)
+    if others and name not in others:
+        hint = f"it is one of relaydet {others[0]}."
+    elif close:
+        hint = f"did you mean --{close[0]}?"
+    else:
+        hint = f"relaydet {name} --help lists those there are."
+    return f"unknown option {flag}; {hint}"
+
+
+def _either(flag: str) -> str:
+    return f"write --{flag} or --no-{flag} alone"
+
+
+def _flag(field: str) -> str:
+    return field.replace("_", "-")
+
+
+def _parameter(flag: str) -> str:
+    return flag.replace("-", "_").upper()
+
+
+def _spelt(option: str) -> str:
+    """An option with - for _ in its name, as both are taken."""
+    name, equals, value = option.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else option
 
 
 def _run(command: Any) -> int:

@@ -7,6 +7,7 @@ printed and written down with the run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ import msgspec
 
 from relaydet.errors import RelayError
 from relaydet.json_file import UNDECODABLE, reason_of
+from relaydet.parameters import collection_in
 
 DEMO = "demo"
 DEMO_HELDOUT = "demo_heldout"
@@ -313,8 +315,8 @@ def load_sources(
     """Turn SOURCES as a user gives it into source configurations.
 
     Args:
-        value: "demo", the path of a JSON file with a list of sources, or that list itself. Names of
-            known sources may stand in the list, and for it.
+        value: "demo", the path of a JSON file with a list of sources, or that list itself, also as
+            text. Names of known sources may stand in the list, and for it.
 
     Returns:
         "demo", or the sources; names of known ones are left as they are.
@@ -325,6 +327,8 @@ def load_sources(
     if value == DEMO or isinstance(value, tuple):
         return value
     where = "SOURCES"
+    if isinstance(value, (str, os.PathLike)):
+        value = collection_in(expand_home(os.fspath(value)))  # papermill hands a list over as text
     try:
         if isinstance(value, str) and not value.endswith(".json") and not Path(value).exists():
             return (value,)

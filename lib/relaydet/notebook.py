@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import msgspec
 
 from relaydet.bootstrap import missing
 from relaydet.config import (
@@ -21,6 +17,7 @@ from relaydet.config import (
 )
 from relaydet.console import say
 from relaydet.errors import RelayError
+from relaydet.parameters import as_config, refuse_unknown_injected
 from relaydet.runtime.detect import runs_through
 
 if TYPE_CHECKING:
@@ -62,7 +59,7 @@ def merge(sources: str | list[dict[str, Any] | str], **parameters: Any) -> Merge
     check_packages()
     from relaydet.jobs.merge import merge as run
 
-    config = _as_config(MergeConfig, parameters)
+    config = _as_config(MergeConfig, parameters, "sources")
     return run(dataclasses.replace(config, sources=load_sources(sources)), say)
 
 
@@ -131,30 +128,8 @@ def show(
         display(picture)
 
 
-def _as_config(kind: type[Config], parameters: dict[str, Any]) -> Config:
-    """Check the parameters against the configuration's fields; lists become tuples."""
-    names = [field.name for field in dataclasses.fields(kind)]
-    for unknown in sorted(set(parameters) - set(names)):
-        close = difflib.get_close_matches(unknown, names, n=1)
-        hint = f"did you mean {close[0].upper()}?" if close else f"there are {', '.join(names)}."
-        raise RelayError(f"{unknown.upper()}: there is no such parameter; {hint}")
-    lists = [field.name for field in dataclasses.fields(kind) if "tuple" in str(field.type)]
-    given = {
-        name: _as_list(value) if name in lists else value for name, value in parameters.items()
-    }
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        place = str(error).partition("`$.")[2].rstrip("`")
-        what = str(error).partition(" - at ")[0]
-        raise RelayError(f"{place.upper()}: {what[:1].lower()}{what[1:]}; mend it.") from error
-
-
-def _as_list(value: Any) -> Any:
-    """One name may come without a list, and pairs as a mapping."""
-    if isinstance(value, str):
-        return [value] if value else []
-    if isinstance(value, Mapping):
-        pairs = [(left, "" if right is None else right) for left, right in value.items()]
-        return [left if left == right else f"{left}={right}" for left, right in pairs]
-    return value
+def _as_config(kind: type[Config], parameters: dict[str, Any], *others: str) -> Config:
+    """Return the parameters as a configuration; `others` are handed over beside them."""
+    refuse_unknown_injected([name.upper() for name in (*parameters, *others)], kind)
+    config: Config = as_config(kind, parameters)
+    return config

@@ -64,6 +64,18 @@ def test_a_mistake_exits_with_an_error_and_the_notebook_has_the_sentence(store, 
     assert "there is no dataset 'absent' in this store" in said
 
 
+@pytest.mark.slow
+def test_an_unknown_parameter_and_a_number_for_a_name_are_refused(store, tmp_path):
+    for given, message in [
+        (("-p", "EPOCH", "4"), "EPOCH: this notebook has no such parameter; did you mean EPOCHS?"),
+        (("-p", "RUN", "001"), "RUN: 1 is a number, not text"),
+    ]:
+        done = papermill(tmp_path, "-p", "STORE", str(store), *given)
+        assert done.returncode != 0
+        assert message in outputs(tmp_path / "out.ipynb")
+    assert not list((store / "runs").glob("00*"))
+
+
 def test_the_template_for_kaggle_has_what_kaggle_asks_for():
     template = json.loads((TOP / "environments/kaggle-kernel/kernel-metadata.json").read_text())
     assert {"id", "title", "code_file", "language", "kernel_type"} <= set(template)

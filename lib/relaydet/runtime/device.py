@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ PRECISIONS = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_DEVICES = re.compile(r"auto|(cpu|cuda|mps)(:\d{1,3})?")
 _CAPABILITY_OF = {"float32": (0, 0), "bfloat16": (8, 0), "float16": (5, 3)}
 """Which GPUs compute what natively; see "Compute Capabilities" in NVIDIA's programming guide."""
 
@@ -72,10 +74,9 @@ def choose_device(asked: str = "auto", precision: str = "auto", runtime: str = "
         raise RelayError(f"PRECISION {precision}: unknown; take auto, {', '.join(PRECISIONS)}.")
     if asked == "auto":
         return _auto(precision, runtime)
+    _check_device(asked)
     try:
         device = torch.device(asked)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("neither cpu, cuda nor mps")
         if device.type != "cuda":
             torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -90,6 +91,12 @@ def plainly(device: Device) -> Device:
     """The same device, on which everything is computed as torchvision does."""
     reason = f"{device.reason.rpartition(';')[0]}; plain: asked for"
     return replace(device, channels_last=False, quick=False, reason=reason)
+
+
+def _check_device(asked: str) -> None:
+    """Raise RelayError for a kind of device that nothing here computes on."""
+    if not _DEVICES.fullmatch(asked):
+        raise RelayError(f"DEVICE {asked or repr(asked)}: take auto, cpu, cuda or mps.")
 
 
 def devices_to_share(device: Device, asked: str) -> list[torch.device]:
@@ -120,6 +127,7 @@ def choose_rank_device(asked: str, precision: str, runtime: str, local_rank: int
     Raises:
         RelayError: there are more processes than GPUs that can be used, or as `choose_device`.
     """
+    _check_device(asked)
     if asked == "cpu" or (asked == "auto" and not gpu_facts().gpus):
         return choose_device("cpu", precision, runtime)
     if asked not in ("auto", "cuda"):
