@@ -8,6 +8,7 @@ printed and written down with the run.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +22,13 @@ from relaydet.parameters import collection_in
 
 DEMO = "demo"
 DEMO_HELDOUT = "demo_heldout"
+LONGEST_NAME = 150
+"""Bytes of a name in UTF-8: names are put together, and a folder's may have 255."""
+_SHOWN = 60
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of control and direction marks, half characters and line ends."""
+_JOINERS = "\u200c\u200d"
+"""Marks that some scripts and emoji are spelled with."""
 
 
 @dataclass(frozen=True)
@@ -291,16 +299,38 @@ class DoctorConfig:
     """Print JSON alone."""
 
 
-def check_name(parameter: str, name: str) -> None:
+def check_name(parameter: str, name: str, longest: int = LONGEST_NAME) -> None:
     """Refuse a name that is no single folder's: it becomes one in the store.
 
     Raises:
-        RelayError: the name is empty, hidden, or leads elsewhere.
+        RelayError: the name is empty, hidden, too long, leads elsewhere, or has characters that
+            nobody can see.
     """
-    if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
+    if problem := _problem_of_name(name, longest):
+        shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
         raise RelayError(
-            f"{parameter} {name!r}: cannot be the name of a folder; use letters, digits, - and _."
+            f"{parameter} {shown!r}: cannot be the name of a folder ({problem}); use letters,"
+            f" digits, - and _, at most {longest} bytes."
         )
+
+
+def _problem_of_name(name: str, longest: int) -> str:
+    """Why a name cannot be a folder's on every machine that a store may go to; empty if it can."""
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if not name:
+        return "it is empty"
+    if size > longest:
+        return f"it has {size} bytes"
+    if any(mark in name for mark in "/\\"):
+        return "it has a slash"
+    if name.startswith(".") or name.endswith("."):
+        return "it begins or ends with a dot"
+    if name != name.strip():
+        return "it begins or ends with a blank"
+    kinds = {unicodedata.category(mark) for mark in name if mark not in _JOINERS}
+    if kinds & _UNSEEN:
+        return "it has a character that cannot be seen"
+    return ""
 
 
 def check_seed(seed: int) -> None:

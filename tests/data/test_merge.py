@@ -116,7 +116,7 @@ def test_categories_that_cannot_be(categories, message):
     [
         ([], "no sources"),
         ([street(), street()], "Two sources are named 'street'"),
-        ([part({"images": [image()]}, "a/b")], "'a/b' cannot be"),
+        ([part({"images": [image()]}, "a/b")], "'a/b': cannot be"),
         ([part({"images": [image()]}, "..")], "cannot be"),
         ([part({})], "no image"),
     ],

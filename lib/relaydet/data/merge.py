@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from relaydet.config import SourceConfig
+from relaydet.config import SourceConfig, check_name
 from relaydet.data.categories import category_names, parse_categories
 from relaydet.data.dataset import Category, Dataset, Image, gc_paused
 from relaydet.data.findings import Finding
@@ -23,7 +23,7 @@ from relaydet.errors import RelayError
 
 Extra = dict[str, Raw] | UnsetType
 
-LONGEST_NAME = 100  # of a source; file names are made of it
+LONGEST_NAME = 100  # bytes of a source; file names are made of it
 PROVENANCE = ("source", "source_id")
 
 
@@ -99,11 +99,7 @@ def refuse_bad_names(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise RelayError(f"Two sources are named {name!r}; give each its own name in SOURCES.")
-        if not name.strip(".") or set(name) & {"/", "\\", "\0"} or len(name) > LONGEST_NAME:
-            raise RelayError(
-                f"The source name {name!r} cannot be the first part of a path; use letters, digits,"
-                " - and _ in SOURCES."
-            )
+        check_name("SOURCES: name", name, LONGEST_NAME)
 
 
 def _refuse_used(parts: Sequence[Part]) -> None:

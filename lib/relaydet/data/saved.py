@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from relaydet.bars import OpenBar, no_bar
+from relaydet.config import check_name
 from relaydet.data.dataset import Dataset
 from relaydet.data.findings import Finding
 from relaydet.data.formats import coco
@@ -57,6 +58,7 @@ def load_dataset(store: Store, name: str) -> SavedDataset:
     Raises:
         RelayError: there is none of that name, or it was not written by a merge.
     """
+    check_name("DATASET", name)
     if not store.exists(annotations_name(name)):
         raise RelayError(
             f"{store.describe(annotations_name(name))}: there is no dataset {name!r} in this"

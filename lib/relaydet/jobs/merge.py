@@ -125,6 +125,10 @@ def _check_parameters(config: MergeConfig) -> None:
     for form in config.formats:
         check_writable(form)
     names = {config.dataset, *_part_names(config)}
+    for name in sorted(names):
+        check_name("DATASET and SPLIT", name)
+    for name in config.held_out:
+        check_name("HELD_OUT", name)
     held_out = set(config.held_out)
     if config.sources == DEMO:
         held_out.add(f"{config.dataset}_heldout")

@@ -73,6 +73,8 @@ def study(config: StudyConfig, say: Callable[[str], None] = print) -> StudyResul
         RelayError: something in the configuration or the data has to be mended.
     """
     check_name("STUDY", config.study)
+    check_name("DATASET", config.dataset)
+    check_name("HELD_OUT", config.held_out)
     if not config.batch_sizes:
         raise RelayError("BATCH_SIZES is empty; name at least one, such as 8.")
     store = find_store(config.store, say)
@@ -102,11 +104,14 @@ def _plan(store: Store, config: StudyConfig) -> list[StudyRun]:
             f"Dataset {config.dataset!r} has a source called {ALL!r}, as all together are called"
             " here; merge it under another name."
         )
-    return [
+    runs = [
         StudyRun(name, _run(config, name, batch_size))
         for batch_size in config.batch_sizes
         for name in (*sources, ALL)
     ]
+    for run in runs:
+        check_name("STUDY with the name of a source", run.config.run)
+    return runs
 
 
 def _run(config: StudyConfig, training_set: str, batch_size: int) -> TrainConfig:

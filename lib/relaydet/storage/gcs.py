@@ -18,6 +18,7 @@ from typing import Any
 
 from relaydet.errors import RelayError, StoreError
 from relaydet.storage.gcs_files import LOG_IN, SCHEME, google_libraries, split_address
+from relaydet.storage.local import inside
 
 TRY_SECONDS = 60.0
 """How long one operation is tried again before it counts as failed."""
@@ -109,7 +110,7 @@ class GcsStore:
         with self._explained(name, "be removed"):
             self._delete_blob(self._blob(name))
             below = self._bucket.list_blobs(
-                prefix=f"{self._prefix}{name}/", timeout=ANSWER_SECONDS, retry=_retry()
+                prefix=f"{self._prefix}{inside(name)}/", timeout=ANSWER_SECONDS, retry=_retry()
             )
             for blob in below:
                 self._delete_blob(blob)
@@ -146,11 +147,11 @@ class GcsStore:
             ) from error
 
     def _blob(self, name: str, part: int | None = PART_BYTES) -> Any:
-        return self._bucket.blob(f"{self._prefix}{name}", chunk_size=part)
+        return self._bucket.blob(f"{self._prefix}{inside(name)}", chunk_size=part)
 
     def _list(self, prefix: str) -> tuple[list[str], list[str]]:
         """Names of the files and of the folders in a folder."""
-        start = f"{self._prefix}{prefix.rstrip('/')}/"
+        start = f"{self._prefix}{inside(prefix).rstrip('/')}/"
         with self._explained(prefix, "be listed"):
             found = self._bucket.list_blobs(
                 prefix=start, delimiter="/", timeout=ANSWER_SECONDS, retry=_retry()

@@ -44,8 +44,8 @@ class LocalStore:
         self._seen = there == self.root
 
     def path(self, name: str) -> Path:
-        """Where a file of that name is."""
-        return self.root / name
+        """Where a file of that name is; raises RelayError for one outside the store."""
+        return self.root / inside(name)
 
     def read(self, name: str) -> bytes:
         """The bytes of a file."""
@@ -155,7 +155,7 @@ class LocalStore:
             )
 
             def put(file_name: str, data: bytes, folder: Path = temporary) -> None:
-                path = folder / file_name
+                path = folder / inside(file_name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
 
@@ -235,6 +235,20 @@ class LocalStore:
     def describe(self, name: str) -> str:
         """The name as a person would open it."""
         return str(Path(self.location) / name)
+
+
+def inside(name: str) -> str:
+    """A name in a store as it is; raises RelayError where it leads out of the store.
+
+    What users and files say is validated where it comes in. This is the last look, so that nothing
+    is ever written elsewhere.
+    """
+    if name.startswith("/") or "\0" in name or ".." in name.split("/"):
+        raise RelayError(
+            f"{name!r}: leads out of the store, and nothing is read or written there; give a name"
+            " without / and .. in it."
+        )
+    return name
 
 
 def _mode(path: Path) -> int:

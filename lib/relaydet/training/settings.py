@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from relaydet.config import TrainConfig, check_seed
+from relaydet.config import TrainConfig, check_name, check_seed
 from relaydet.errors import RelayError
 from relaydet.model import choose_model, recipe_of
 
@@ -99,7 +99,9 @@ def differences(written: dict[str, Any] | None, config: TrainConfig) -> list[str
 
 
 def refuse_nonsense(asked: TrainConfig) -> None:
-    """Raise a RelayError for a number that cannot be meant."""
+    """Raise a RelayError for a name or a number that cannot be meant."""
+    check_name("RUN", asked.run)
+    check_name("DATASET", asked.dataset)
     for name in (*_ABOVE_ZERO, *_ZERO_OR_MORE):
         value = getattr(asked, name)
         if value is not None and not (value > 0 or (value == 0 and name in _ZERO_OR_MORE)):
