@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from relaydet.training.resume import (
     find_start,
     forget_unsent,
     highest_token,
+    leave_alone,
     unsent_folder,
 )
 
@@ -55,6 +58,60 @@ class Places:
 @pytest.fixture
 def places(tmp_path):
     return Places(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        pytest.param("config.json", id="its configuration"),
+        pytest.param("lease.json", id="its lease"),
+        pytest.param("leases/00000001.json", id="a token"),
+        pytest.param("checkpoints/step-00000001.json", id="a checkpoint"),
+        pytest.param("", id="nothing"),
+        pytest.param("status.json", id="only what says nothing"),
+    ],
+)
+def test_what_is_here_of_a_run_that_was_deleted_is_put_aside(places, there):
+    places.put(UNSENT, 3, token=9)
+    file = places.put(UNSENT, 5, token=10)
+    if there:
+        places.store.write(f"runs/{RUN}/{there}", b"{}")
+    leave_alone(places.store, RUN, places.unsent, places.said.append)
+    if there not in ("", "status.json"):
+        assert (file.exists(), places.said) == (True, [])
+        return
+    aside = places.unsent.with_name("unsent.1")
+    assert not places.unsent.exists()
+    assert (aside / file.relative_to(places.unsent)).exists()
+    (line,) = places.said
+    assert f"left alone, in {aside}; to take them, stop, delete" in line
+    assert f"copy {aside}/10/runs/{RUN} in its place" in line
+    assert places.start().checkpoint is None
+    assert highest_token(places.store, RUN, places.unsent) == 0
+    # The remedy works, and a second time is put beside the first.
+    copied = Path(places.store.location) / "runs" / RUN
+    shutil.rmtree(copied, ignore_errors=True)
+    shutil.copytree(aside / "10" / "runs" / RUN, copied)
+    leave_alone(places.store, RUN, places.unsent, places.said.append)
+    start = places.start()
+    assert (start.checkpoint.step, start.in_store) == (5, True)
+    places.put(UNSENT, 7)
+    shutil.rmtree(copied)
+    leave_alone(places.store, RUN, places.unsent, places.said.append)
+    assert places.unsent.with_name("unsent.2").exists()
+
+
+def test_what_cannot_be_put_aside_is_named(places, monkeypatch):
+    places.put(UNSENT, 3)
+
+    def fail(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(RelayError, match=r"unsent: .*put aside \(Read-only file system\)"):
+        leave_alone(places.store, RUN, places.unsent, places.said.append)
+    leave_alone(places.store, "other", places.unsent, places.said.append)
+    assert places.said == []
 
 
 def test_a_new_run_starts_from_nothing(places):

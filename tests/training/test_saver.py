@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -11,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from relaydet.errors import LeaseLostError, StoreError
+from relaydet.errors import LeaseLostError, RelayError, StoreError
 from relaydet.storage.local import LocalStore
+from relaydet.training import checkpoint as checkpoint_module
 from relaydet.training import saver as saver_module
 from relaydet.training.checkpoint import Keep, Lineage, folder_of, load_newest
 from relaydet.training.saver import Saver
@@ -372,32 +375,202 @@ def test_a_lost_run_is_not_written_to_any_more(saver, store, said, unsent):
 # This machine's own disk.
 
 
-def test_a_full_disk_here_is_said_with_the_remedy_and_training_goes_on(
-    saver, store, said, unsent, monkeypatch
-):
-    def full(path, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def no(error: int):
+    """A function of the system that fails."""
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        assert save(saver, 1) is False
+    def fail(*_args, **_more):
+        raise OSError(error, os.strerror(error))
+
+    return fail
+
+
+DISK_ERRORS = [errno.EIO, errno.EROFS, errno.ESTALE, errno.EDQUOT, errno.ENOSPC, errno.EACCES]
+
+
+@pytest.mark.parametrize("error", DISK_ERRORS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["mkdir", "write_bytes", "replace", "unlink"])
+def test_what_this_disk_does_not_take_goes_to_the_store_from_memory(
+    saver, store, said, unsent, monkeypatch, error, call
+):
+    original = getattr(Path, call)
+
+    def only_there(path, *args, **more):
+        if unsent in (path, path.parent):
+            raise OSError(error, os.strerror(error))
+        return original(path, *args, **more)
+
+    monkeypatch.setattr(Path, call, only_there)
+    for step in (1, 2, 3):
+        assert save(saver, step)
+        assert saver.finish(PATIENCE)
+        assert saver.published == step
+    found, skipped = load_newest(store, RUN)
+    assert (found.step, skipped) == (3, [])
+    assert torch.equal(found.state["model"]["w"], torch.full((2,), 3.0))
+    assert len(store.names(CHECKPOINTS)) == 4, "older ones were tidied away"
     (sentence,) = said
-    assert "step 1: no checkpoint could be written" in sentence
-    assert f"{unsent} (No space left on device)" in sentence
-    assert "free space" in sentence
+    assert f"{unsent}: {os.strerror(error)}" in sentence
     assert "RELAYDET_CACHE" in sentence
-    assert saver.finish(PATIENCE), "there is nothing to wait for"
+    assert "training goes on, and checkpoints go to the store from memory" in sentence
+
+
+def test_a_disk_that_is_well_again_is_used_again(saver, said, unsent, monkeypatch):
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", no(errno.ENOSPC))
+            assert save(saver, 1)
+            assert saver.kept_in() == "memory alone"
+        assert saver.finish(PATIENCE)
+        assert save(saver, 2)
+        assert saver.kept_in() == str(unsent)
+        assert saver.finish(PATIENCE)
+    assert len(said) == 2, "what was over is said again"
+
+
+@pytest.mark.parametrize("error", DISK_ERRORS, ids=errno.errorcode.get)
+def test_a_disk_that_does_not_let_go_while_carrying_is_said_once(
+    saver, store, said, unsent, monkeypatch, error
+):
+    monkeypatch.setattr(checkpoint_module.Packed, "remove", no(error))
+    for step in (1, 2, 3):
+        assert save(saver, step)
+        saver.write("runs/night/status.json", b"%d" % step)
+        assert saver.finish(PATIENCE)
+    assert (load_newest(store, RUN)[0].step, saver.published) == (3, 3)
+    assert store.read("runs/night/status.json") == b"3"
+    (sentence,) = said
+    assert f"{unsent}/step-00000001.pt: cannot be removed ({os.strerror(error)})" in sentence
+
+
+def test_older_sessions_leavings_that_do_not_go_are_no_reason_to_end(store, unsent, said):
+    saver = Saver(store, RUN, unsent, Lineage(1), Keep, said.append, when_published=no(errno.EIO))
+    assert save(saver, 1)
+    assert saver.finish(PATIENCE)
+    saver.close()
+    assert saver.published == 1
+    assert ["cannot be removed" in line for line in said] == [True]
+
+
+@pytest.mark.parametrize("ending", [".pt", ".json"])
+def test_what_the_disk_does_not_give_back_is_saved_anew_from_memory(
+    saver, store, said, unsent, ending
+):
+    """It is not tried again for ever, as where the store is away."""
+    store.gate.clear()
+    assert save(saver, 1)
+    assert store.entered.wait(PATIENCE)
+    (unsent / f"step-00000001{ending}").unlink()
+    if ending == ".pt":
+        (unsent / "step-00000001.pt").mkdir()
+    store.gate.set()
+    wait_until(lambda: saver.dropped)
+    assert saver.finish(PATIENCE)
+    assert (saver.dropped, saver.published) == (1, None)
+    assert "step 1: its checkpoint cannot be read back" in said[0]
+    assert str(unsent / f"step-00000001{ending}") in said[0]
     assert save(saver, 2)
     assert saver.finish(PATIENCE)
-    assert store.order == files_of(2)
+    assert load_newest(store, RUN)[0].step == 2
+    assert saver.kept_in() == "memory alone"
 
 
-def test_a_folder_that_cannot_be_made_is_said_too(store, tmp_path, said):
-    (tmp_path / "file").write_bytes(b"")
-    saver = Saver(store, RUN, tmp_path / "file" / "unsent", Lineage(), Keep, said.append)
-    assert save(saver, 1) is False
-    assert "Not a directory" in said[0]
+def test_the_first_save_that_neither_disk_nor_store_takes_ends_the_session(
+    store, unsent, said, monkeypatch
+):
+    monkeypatch.setattr(Path, "write_bytes", no(errno.EROFS))
+    store.fail()
+    saver = Saver(store, RUN, unsent, Lineage(1, "ada", 7), Keep, said.append)
+    with pytest.raises(RelayError) as raised:
+        save(saver, 7)
     saver.close()
+    message = str(raised.value)
+    assert message.startswith("Step 7: nothing of this session could be saved: neither on this")
+    assert f"({unsent}: Read-only file system) nor in the store (/store: cannot be" in message
+    assert "RELAYDET_CACHE" in message
+
+
+def test_later_ones_may_fail_for_a_while(saver, store, said, unsent, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(saver_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Path, "write_bytes", no(errno.EIO))
+    store.fail()
+    for seconds in (0.0, 60.0, saver_module.UNSAVED_SECONDS):
+        now[0] = 100.0 + seconds
+        assert save(saver, 1 + int(seconds))
+        store.wait_for_failure()
+        wait_until(lambda: saver.trouble)
+    assert "is kept in memory alone" in said[1]
+    now[0] += 1
+    with pytest.raises(RelayError, match=r"Step 5: nothing for 30 minutes could be saved"):
+        save(saver, 5)
+    store.error = None
+    with saver._changed:
+        saver._changed.notify_all()
+    wait_until(lambda: saver.published == 1801)
+    assert save(saver, 6), "the store took one meanwhile"
+    now[0] += saver_module.UNSAVED_SECONDS
+    wait_until(lambda: saver.published == 6)
+    assert save(saver, 7)
+
+
+def test_one_checkpoint_at_a_time_is_in_memory(saver, store, unsent, monkeypatch):
+    monkeypatch.setattr(Path, "write_bytes", no(errno.EIO))
+    monkeypatch.setattr(saver_module, "LEAST_PATIENCE_SECONDS", 0.05)
+    store.gate.clear()
+    assert save(saver, 1)
+    assert store.entered.wait(PATIENCE)
+    assert save(saver, 2) is False, "the one before is on its way still"
+    assert saver.save(3, {"model": {"w": torch.ones(2)}}, {}, at_once=True), "there is no time"
+    store.gate.set()
+    assert saver.finish(PATIENCE)
+    assert load_newest(store, RUN)[0].step == 3
+
+
+# A stop.
+
+
+def test_a_stop_ends_the_wait_for_the_checkpoint_before(store, unsent, said):
+    stop = []
+    saver = Saver(store, RUN, unsent, Lineage(1), Keep, said.append, stop=lambda: stop)
+    store.gate.clear()
+    assert save(saver, 1)
+    assert store.entered.wait(PATIENCE)
+    returned, _ = in_thread(lambda: save(saver, 2))
+    assert not returned.wait(0.2)
+    stop.append("SIGTERM")
+    assert returned.wait(5), "a stop is obeyed within 10 s"
+    assert set(files_of(2)) <= set(kept(unsent)), "the last whole step is safe"
+    store.gate.set()
+    assert saver.finish(PATIENCE)
+    saver.close()
+    assert load_newest(store, RUN)[0].step == 2
+
+
+@pytest.mark.parametrize("wait", ["save", "finish"])
+def test_a_long_wait_says_what_it_waits_for(saver, store, said, tmp_path, monkeypatch, wait):
+    monkeypatch.setattr(saver_module, "TELL_SECONDS", 0.05)
+    store.gate.clear()
+    save(saver, 1)
+    returned, _ = in_thread(lambda: save(saver, 2) if wait == "save" else saver.finish(PATIENCE))
+    wait_until(lambda: len(said) >= 2)
+    store.gate.set()
+    assert returned.wait(PATIENCE)
+    assert all(f"waiting for {tmp_path / 'store'}/runs/night to take" in line for line in said)
+    assert "s more at most" in said[0]
+
+
+def test_a_second_ctrl_c_ends_the_wait_at_the_end(saver, store):
+    store.gate.clear()
+    save(saver, 1)
+    assert store.entered.wait(PATIENCE)
+    pressed = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    pressed.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            saver.finish(PATIENCE)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # What nobody expected.

@@ -44,6 +44,7 @@ from relaydet.training.resume import (
     find_start,
     forget_unsent,
     highest_token,
+    leave_alone,
     unsent_folder,
 )
 from relaydet.training.run_files import LogLine, RunFiles, as_json
@@ -222,6 +223,7 @@ def _train(
         return finished
     # Mistakes in MODEL, WEIGHTS or IMAGE_SIZE come out here, before anything is written.
     new = None if started else build(config, saved, None)
+    leave_alone(places[0], config.run, unsent_folder(places[0], config.run), say)
     known = highest_token(places[0], config.run, unsent_folder(places[0], config.run))
     with stop_on_signals(stop):  # it may have to watch another session's lease for minutes
         lease = acquire(
@@ -336,6 +338,7 @@ def _train_under(
         lambda: _keep(store, config),
         say,
         lambda: forget_unsent(unsent, token - 1),
+        stop=lambda: ready.stop,
     )
     files = RunFiles(store, config.run, saver.write)
     logs = (legible(RunFiles(place, config.run).log, [], say) for place in places)

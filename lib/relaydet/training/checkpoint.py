@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,19 +49,36 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Packed:
-    """A checkpoint on this machine's disk, ready to be published."""
+    """A checkpoint on this machine's disk, or in its memory, ready to be published."""
 
     file: Path
     """The .pt file; its manifest lies beside it."""
     manifest: dict[str, Any]
+    data: bytes | None = None
+    """What the .pt file would hold, where it is in memory; None where it is on the disk."""
 
     @property
     def manifest_file(self) -> Path:
         """The manifest."""
         return self.file.with_suffix(".json")
 
+    def unreadable(self) -> str:
+        """Why the files on this machine's disk cannot be read back; empty where they can."""
+        if self.data is not None:
+            return ""
+        try:
+            for file in (self.file, self.manifest_file):
+                with file.open("rb") as opened:
+                    while opened.read(1 << 20):
+                        pass
+        except OSError as error:
+            return f"{file}: {error.strerror or error}"
+        return ""
+
     def remove(self) -> None:
-        """Free the disk."""
+        """Free the disk; raises OSError where it does not let go."""
+        if self.data is not None:
+            return
         for ending in (".json", ".half", ".pt"):
             self.file.with_suffix(ending).unlink(missing_ok=True)
 
@@ -106,7 +124,12 @@ def folder_of(run: str) -> str:
 
 
 def pack(
-    folder: Path, step: int, lineage: Lineage, state: dict[str, Any], facts: dict[str, Any]
+    folder: Path,
+    step: int,
+    lineage: Lineage,
+    state: dict[str, Any],
+    facts: dict[str, Any],
+    in_memory: bool = False,
 ) -> Packed:
     """Write a checkpoint to this machine's disk.
 
@@ -116,6 +139,7 @@ def pack(
         lineage: who makes it, and from what.
         state: tensors, numbers, strings and containers of them.
         facts: what else the manifest shall say (the dataset's hash, versions).
+        in_memory: keep it in memory instead, where the disk does not take it.
 
     Raises:
         OSError: the disk is full, or cannot be written to.
@@ -136,6 +160,8 @@ def pack(
         **facts,
     }
     manifest["seal"] = _seal(manifest)
+    if in_memory:
+        return Packed(folder / name, manifest, buffer.getvalue())
     folder.mkdir(parents=True, exist_ok=True)
     packed = Packed(folder / name, manifest)
     packed.manifest_file.unlink(missing_ok=True)
@@ -145,7 +171,8 @@ def pack(
         half.write_bytes(as_json(manifest))
         half.replace(packed.manifest_file)
     except OSError:
-        packed.remove()
+        with suppress(OSError):  # why it cannot be written is what has to be said
+            packed.remove()
         raise
     return packed
 
@@ -162,10 +189,18 @@ def publish(store: Store, run: str, packed: Packed) -> None:
     for left in (f"{name}.json", f"{name}.pt"):
         if store.exists(left):
             store.delete(left)
-    for file in (packed.file, packed.manifest_file):
+    for file, data in (
+        (packed.file, packed.data),
+        (packed.manifest_file, None if packed.data is None else as_json(packed.manifest)),
+    ):
         stored = f"{name}{file.suffix}"
-        put = store.create(stored, file)
-        problem = store.differs(stored, file) if put else "another session wrote it meanwhile"
+        put = store.create(stored, file if data is None else data)
+        if not put:
+            problem = "another session wrote it meanwhile"
+        elif data is None:
+            problem = store.differs(stored, file)
+        else:
+            problem = "" if store.read(stored) == data else "its bytes are others"
         if problem:
             raise StoreError(
                 f"{store.describe(stored)}: did not arrive ({problem}); check the disk or the"

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from relaydet.config import TrainConfig
@@ -16,7 +17,7 @@ from relaydet.runtime.detect import Runtime
 from relaydet.storage.cache import cache_root
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store, open_store
-from relaydet.training.checkpoint import Checkpoint, load_newest, newest_manifest
+from relaydet.training.checkpoint import Checkpoint, folder_of, load_newest, newest_manifest
 from relaydet.training.settings import differences
 
 
@@ -106,6 +107,50 @@ def find_start(
     if best and not in_store:
         say(f"going on from {best.where}")
     return Start(best, in_store)
+
+
+def leave_alone(store: Store, run: str, unsent: Path, say: Callable[[str], None]) -> None:
+    """Put aside what this machine kept of a run that the store does not have any more.
+
+    Somebody deleted it there: going on from what was not carried over in time would bring it back.
+    Nothing is deleted, and what is put aside is not looked at again.
+
+    Args:
+        store: the run's own store, before anything of this session is written to it.
+        run: its name.
+        unsent: folder of what this machine could not carry to the store (`unsent_folder`).
+        say: takes where it is now, and how to take or delete it.
+
+    Raises:
+        RelayError: it cannot be put aside.
+        StoreError: the store cannot be read.
+    """
+    left = [f for f in unsent.glob("*") if any((f / folder_of(run)).glob("step-*"))]
+    if not left or _has_run(store, run):
+        return
+    aside = next(p for n in count(1) if not (p := unsent.with_name(f"{unsent.name}.{n}")).exists())
+    try:
+        unsent.rename(aside)
+    except OSError as error:
+        raise RelayError(
+            f"{unsent}: checkpoints of a run {run!r} that the store does not have any more, and"
+            f" they cannot be put aside ({error.strerror}); move or delete them."
+        ) from error
+    newest = aside / max(left, key=lambda folder: folder.name.zfill(20)).name
+    there = store.describe(f"runs/{run}")
+    say(
+        f"WARNING: run {run!r} is not in the store any more, so the checkpoints of it that this"
+        f" machine kept are left alone, in {aside}; to take them, stop, delete {there} and copy"
+        f" {newest}/runs/{run} in its place; else delete that folder"
+    )
+
+
+def _has_run(store: Store, run: str) -> bool:
+    folder = f"runs/{run}"
+    files = (f"{folder}/config.json", f"{folder}/lease.json")
+    return any(map(store.exists, files)) or any(
+        store.names(f"{folder}/{below}") for below in ("leases", "checkpoints")
+    )
 
 
 def forget_unsent(unsent: Path, token: int) -> None:

@@ -1,9 +1,13 @@
 """Saving without making training wait: packed here at once, carried to the store by a thread.
 
-Training waits only while the checkpoint before is still on its way. Where the store fails, it does
-not wait: the newest checkpoint stays on this machine's disk, the thread tries again and again, and
-says what to do. Nothing else writes to the run in the meantime, so the order of things holds: a
-checkpoint, then the log and the status that tell of it.
+Training waits only while the checkpoint before is still on its way, and not once a stop was asked
+for. Where the store fails, it does not wait: the newest checkpoint stays on this machine's disk,
+the thread tries again and again, and says what to do. Nothing else writes to the run in the
+meantime, so the order of things holds: a checkpoint, then the log and the status that tell of it.
+
+Where this machine's own disk fails, a checkpoint is kept in memory and carried from there, one at a
+time. Where the store fails as well nothing can be saved, and training ends with an error: at once
+before its first step, else after UNSAVED_SECONDS.
 """
 
 from __future__ import annotations
@@ -20,6 +24,12 @@ from relaydet.training.checkpoint import Keep, Lineage, Packed, pack, publish, t
 
 FIRST_WAIT_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 60.0
+LOOK_SECONDS = 0.5
+"""How often a wait looks whether a stop was asked for."""
+TELL_SECONDS = 60.0
+"""After so long, and again each time, a wait says what it waits for."""
+UNSAVED_SECONDS = 1800.0
+"""How long training goes on while neither this machine's disk nor the store takes a checkpoint."""
 LEAST_PATIENCE_SECONDS = 120.0
 """How long training waits at least for a checkpoint that is on its way."""
 MOST_PATIENCE_SECONDS = 300.0
@@ -38,6 +48,7 @@ class Saver:
         keep: Callable[[], Keep],
         say: Callable[[str], None] = print,
         when_published: Callable[[], None] = lambda: None,
+        stop: Callable[[], object] = lambda: False,
     ) -> None:
         """Start the thread.
 
@@ -49,6 +60,7 @@ class Saver:
             keep: asked before older checkpoints are removed.
             say: takes what the user should know, also from the thread.
             when_published: called after every checkpoint that has reached the store.
+            stop: true once training should stop: it then waits for no checkpoint on its way.
         """
         self.pack_seconds = 0.0
         """What the last checkpoint cost training, at least."""
@@ -62,9 +74,14 @@ class Saver:
         """How the run was lost to another session; nothing is written any more then."""
         self.folder = folder
         """Where checkpoints are that are not in the store yet."""
+        self.dropped: int | None = None
+        """Step of a checkpoint that this machine's disk did not give back for the store."""
         self._store, self._run = store, run
         self._lineage, self._keep, self._say = lineage, keep, say
-        self._when_published = when_published
+        self._when_published, self._stop = when_published, stop
+        self._disk_trouble = ""
+        self._unremoved = self._carries_memory = False
+        self._unsafe_since: float | None = None
         self._waiting: Packed | None = None
         self._files: dict[str, bytes] = {}
         self._busy = False
@@ -87,27 +104,85 @@ class Saver:
             at_once: do not wait for the one before to be in the store: there is no time.
 
         Returns:
-            Whether it is safe on this machine's disk; where not, the reason was said.
+            Whether it is handed over; where not, the reason was said.
+
+        Raises:
+            RelayError: neither this machine's disk nor the store takes a checkpoint.
         """
         if not at_once:
             self._wait_while_on_its_way()
+        if self.dropped is not None:
+            return self._save_from_memory(step, state, facts, at_once)
         started = time.monotonic()
         try:
             packed = pack(self.folder, step, self._lineage, state, facts)
         except OSError as error:
-            self._say(
-                f"step {step}: no checkpoint could be written to {self.folder}"
-                f" ({error.strerror or error}); free space on this machine's disk, or set"
-                " RELAYDET_CACHE to a folder on a larger one; training goes on"
-            )
-            return False
+            self._say_disk_trouble(f"{self.folder}: {error.strerror or error}")
+            return self._save_from_memory(step, state, facts, at_once)
         self.pack_seconds = time.monotonic() - started
+        self._disk_trouble, self._unsafe_since = "", None
+        self._hand_over(packed)
+        return True
+
+    def _hand_over(self, packed: Packed) -> None:
         with self._changed:
             older, self._waiting = self._waiting, packed
             self._changed.notify_all()
         if older and older.file != packed.file:
-            older.remove()
+            self._remove(older)
+
+    def _save_from_memory(
+        self, step: int, state: dict[str, Any], facts: dict[str, Any], at_once: bool
+    ) -> bool:
+        """Keep a checkpoint in memory for the store, as this machine's disk does not take it."""
+        with self._changed:
+            self._unsafe_since = self._unsafe_since or time.monotonic()
+            seconds = time.monotonic() - self._unsafe_since
+            if seconds > UNSAVED_SECONDS:
+                raise self._nothing_is_saved(f"for {seconds / 60:.0f} minutes", step)
+            if self._waiting and self._waiting.data is not None:
+                self._waiting = None  # its memory is needed for the newer one
+            if self._carries_memory and not at_once:
+                return False  # it is on its way, and there is memory for one
+        started = time.monotonic()
+        packed = pack(self.folder, step, self._lineage, state, facts, in_memory=True)
+        self.pack_seconds = time.monotonic() - started
+        self._hand_over(packed)
+        if step == self._lineage.resumed_from and not at_once:
+            self._wait_while_on_its_way()
+            if self.trouble:
+                raise self._nothing_is_saved("of this session", step)
         return True
+
+    def _nothing_is_saved(self, since: str, step: int) -> RelayError:
+        store = self.trouble.rstrip(".") or "it is too slow"
+        return RelayError(
+            f"Step {step}: nothing {since} could be saved: neither on this machine's disk"
+            f" ({self._disk_trouble}) nor in the store ({store}); set RELAYDET_CACHE to a folder"
+            " that can be written to, and run again."
+        )
+
+    def _say_disk_trouble(self, what: str) -> None:
+        """Say it once; one that was said and is over is said again."""
+        if not self._disk_trouble:
+            self._say(
+                f"this machine's disk does not take a checkpoint ({what}); free space on it, or set"
+                " RELAYDET_CACHE to a folder on another one; training goes on, and checkpoints go"
+                " to the store from memory"
+            )
+        self._disk_trouble = what
+
+    def _remove(self, packed: Packed) -> None:
+        """Free the disk; one that does not let go is no reason to end."""
+        try:
+            packed.remove()
+        except OSError as error:
+            if not self._unremoved:
+                self._say(
+                    f"{packed.file}: cannot be removed ({error.strerror or error}); training goes"
+                    " on, and it takes space until it is deleted"
+                )
+            self._unremoved = True
 
     def write(self, name: str, data: bytes) -> None:
         """Hand a small file over; of several under one name only the last is written."""
@@ -121,15 +196,22 @@ class Saver:
         Returns:
             Whether it is; `trouble` or `lost` tells why not.
         """
-        until = time.monotonic() + seconds
+        until, tell_at = time.monotonic() + seconds, time.monotonic() + TELL_SECONDS
         with self._changed:
             self._hurried = True
             self._changed.notify_all()
             while self._has_more() and not self._ended() and time.monotonic() < until:
-                self._changed.wait(min(1.0, max(0.01, until - time.monotonic())))
+                self._changed.wait(min(LOOK_SECONDS, max(0.01, until - time.monotonic())))
+                if time.monotonic() >= tell_at:
+                    tell_at = time.monotonic() + TELL_SECONDS
+                    self._tell_wait(until - time.monotonic())
             self._hurried = False
             self._raise_failure()
             return not self._has_more() and not self.lost
+
+    def kept_in(self) -> str:
+        """Where what is not in the store yet is kept, as a person would say it."""
+        return "memory alone" if self._disk_trouble else str(self.folder)
 
     def close(self) -> None:
         """Stop the thread after what it is doing now; what is not in the store stays here."""
@@ -150,11 +232,23 @@ class Saver:
     def _wait_while_on_its_way(self) -> None:
         """Not for ever: a mount may block without an error, and a deadline does not wait."""
         patience = min(max(LEAST_PATIENCE_SECONDS, 5 * self.carry_seconds), MOST_PATIENCE_SECONDS)
+        until, tell_at = time.monotonic() + patience, time.monotonic() + TELL_SECONDS
         with self._changed:
-            self._changed.wait_for(
-                lambda: not (self._waiting or self._busy) or self.trouble or self._ended(), patience
-            )
+            while (self._waiting or self._busy) and not (self.trouble or self._ended()):
+                left = until - time.monotonic()
+                if left <= 0 or self._stop():
+                    break
+                self._changed.wait(min(LOOK_SECONDS, left))
+                if time.monotonic() >= tell_at:
+                    tell_at = time.monotonic() + TELL_SECONDS
+                    self._tell_wait(until - time.monotonic())
             self._raise_failure()
+
+    def _tell_wait(self, seconds: float) -> None:
+        self._say(
+            f"waiting for {self._store.describe(f'runs/{self._run}')} to take what was saved, for"
+            f" {max(0.0, seconds):.0f} s more at most"
+        )
 
     def _carry_all(self) -> None:
         wait = FIRST_WAIT_SECONDS
@@ -166,6 +260,7 @@ class Saver:
                     return
                 packed, files = self._waiting, self._files
                 self._waiting, self._files, self._busy = None, {}, True
+                self._carries_memory = packed is not None and packed.data is not None
             try:
                 self._carry(packed, files)
                 wait, self.trouble = FIRST_WAIT_SECONDS, self._recovered()
@@ -173,16 +268,35 @@ class Saver:
                 self.lost = str(error)
                 return
             except RelayError as error:
+                packed = self._still_readable(packed)
                 self._say_trouble(error)
                 self._take_back(packed, files)
+                packed = None  # it may be in memory, and a newer one take its place
                 wait = self._rest(wait)
             except Exception as error:
                 self._failure = error  # raised where training would otherwise wait for ever
                 return
             finally:
+                packed = None
                 with self._changed:
-                    self._busy = False
+                    self._busy = self._carries_memory = False
                     self._changed.notify_all()
+
+    def _still_readable(self, packed: Packed | None) -> Packed | None:
+        """Give up a checkpoint that this machine's disk does not give back: trying is no use."""
+        if not packed or packed.manifest["step"] == self.published:
+            return packed
+        if not (reason := packed.unreadable()):
+            return packed
+        step = packed.manifest["step"]
+        self._say(
+            f"step {step}: its checkpoint cannot be read back from this machine's disk ({reason});"
+            " training goes on, and the next ones go to the store from memory"
+        )
+        self.dropped, self._disk_trouble = step, reason
+        self._unsafe_since = self._unsafe_since or time.monotonic()
+        self._remove(packed)
+        return None
 
     def _carry(self, packed: Packed | None, files: dict[str, bytes]) -> None:
         if packed:
@@ -190,12 +304,19 @@ class Saver:
             publish(self._store, self._run, packed)
             self.carry_seconds = time.monotonic() - started
             self.published = packed.manifest["step"]
-            packed.remove()
-            self._when_published()
+            self._unsafe_since = None
+            self._remove(packed)
+            self._tell_published()
             tidy(self._store, self._run, packed.manifest, self._keep())
         for name in list(files):
             self._store.write(name, files[name])
             del files[name]
+
+    def _tell_published(self) -> None:
+        try:
+            self._when_published()
+        except OSError as error:
+            self._say(f"{self.folder}: older checkpoints there cannot be removed ({error})")
 
     def _take_back(self, packed: Packed | None, files: dict[str, bytes]) -> None:
         """Try it once more later, unless something newer has come meanwhile."""
@@ -207,12 +328,12 @@ class Saver:
                 self._waiting = packed
                 return
         if packed:
-            packed.remove()
+            self._remove(packed)
 
     def _rest(self, wait: float) -> float:
         """Wait before the next try, unless the session ends; returns how long to wait after it."""
         with self._changed:
-            self._busy = False
+            self._busy = self._carries_memory = False
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._closed or self._hurried, timeout=wait)
             hurried, self._hurried = self._hurried, False
@@ -222,7 +343,7 @@ class Saver:
         if not self.trouble:
             self._say(
                 f"{str(error).rstrip('.')}. Training goes on; what it saves is kept in"
-                f" {self.folder} and carried over when the store is back."
+                f" {self.kept_in()} and carried over when the store is back."
             )
         self.trouble = str(error)
 

@@ -234,23 +234,33 @@ class Session:
             reason += f"; what came after step {self.saved_step or 0} could not be saved"
         until = time.monotonic() + self._patience()
         try:
-            if not self.saver.finish(until - time.monotonic()):
-                self._raise_unsaved()
+            self._finish(until)
+            if self.saver.dropped == self.step:
+                self.saved_step = None
+                self._save(at_once=True)  # the weights are still here
+                self._finish(until)
             self._export(until)
             self._tell_state("done" if done else "paused", reason)
-            if not self.saver.finish(until - time.monotonic()):
-                self._raise_unsaved()
+            self._finish(until)
         except LeaseLostError as error:
             return Ended("paused", str(error), True, self.outlook())
         return Ended("done" if done else "paused", reason, False, self.outlook())
 
+    def _finish(self, until: float) -> None:
+        if not self.saver.finish(until - time.monotonic()):
+            self._raise_unsaved()
+
     def _raise_unsaved(self) -> None:
         if self.saver.lost:
             raise LeaseLostError(self.saver.lost)
+        rest = f"What is missing there is kept in {self.saver.folder}; run again on this machine to"
+        rest += " carry it over and go on."
+        if self.saver.kept_in() != str(self.saver.folder):
+            rest = "This machine's disk could not keep it either: what came after step"
+            rest += f" {self.saver.published or self.first_step} is lost."
         raise StoreError(
             f"Run {self.config.run!r} stopped at step {self.step}, and the store did not come back"
-            f" in time: {self.saver.trouble or 'it is too slow.'} What is missing there is kept in"
-            f" {self.saver.folder}; run again on this machine to carry it over and go on."
+            f" in time: {self.saver.trouble or 'it is too slow.'} {rest}"
         )
 
     def _export(self, until: float) -> None:
