@@ -95,6 +95,34 @@ def test_what_a_vertex_machine_runs(commands, cluster, expected):
     )
 
 
+@pytest.mark.parametrize(
+    ("gpu", "expected"),
+    [
+        ("Tesla T4", "pip install --quiet --editable ."),
+        ("Tesla V100-SXM2-16GB", "pip install --quiet -r environments/v100.txt"),
+    ],
+)
+def test_a_v100_gets_the_torch_that_can_drive_it(commands, tmp_path, gpu, expected):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/bash\necho {gpu}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert run(yaml.safe_load(SKYPILOT.read_text())["setup"], commands) == [expected]
+    assert (ENVIRONMENTS / "v100.txt").is_file()
+
+
+def test_no_extra_is_named_that_there_is_not():
+    project = (ENVIRONMENTS.parent / "pyproject.toml").read_text()
+    extras = set(re.findall(r"^(\w+) = \[", project.partition("optional-dependencies]")[2], re.M))
+    places = [*ENVIRONMENTS.rglob("*.*"), *ENVIRONMENTS.parent.glob("docs/*.md")]
+    for path in [*places, ENVIRONMENTS.parent / "README.md"]:
+        text = path.read_text(errors="replace")
+        named = {
+            e
+            for names in re.findall(r"(?:relaydet|\.)\[([\w,]+)\]", text)
+            for e in names.split(",")
+        }
+        assert named <= extras, path
+
+
 @pytest.mark.parametrize(("rank", "is_host"), [(0, 1), (1, 0)])
 def test_what_a_skypilot_machine_runs(commands, rank, is_host):
     task = yaml.safe_load(SKYPILOT.read_text())

@@ -66,7 +66,7 @@ def test_the_page_shows_intervals_and_which_is_better():
     html = page(found=significance("night", "day"))
     assert "<td>0.100<small>0.050 to 0.200</small></td>" in html
     assert "<td>day</td><td>night</td><td>AP50</td><td>+0.020 [+0.010, +0.034]</td>" in html
-    assert '<td class="better">better</td>' in html
+    assert '<td class="better">day is better</td>' in html
     assert "2,345 images, 1,000 draws" in html
 
 
@@ -89,8 +89,8 @@ def test_the_tables_of_a_terminal():
         "day    0.100 [0.050, 0.200]",
     ]
     assert differences_table(found).splitlines() == [
-        "difference   of    with 95 % interval       the first is",
-        "day - night  AP50  +0.020 [+0.010, +0.034]  better",
+        "difference   of    with 95 % interval       verdict",
+        "day - night  AP50  +0.020 [+0.010, +0.034]  day is better",
     ]
     assert differences_table(significance("alone")) == ""
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import msgspec
@@ -181,3 +182,32 @@ def test_objects_without_a_relative_size_are_counted(store, config):
     write_beside(store, "unsized", given)
     result = evaluate(replace(config, dataset=("unsized",)), say=quiet)
     assert f" {objects} objects are left out" in result.pictures["sizes"].caption
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 1}, True),
+        ({"seed": 1, "run": "b", "device": "cuda", "store": "elsewhere"}, True),
+        ({"seed": 1, "epochs": 2}, False),
+        ({"image_size": 96}, False),
+        ({}, False),
+    ],
+)
+def test_runs_that_differ_in_their_seed_alone_are_named(store, tmp_path, changes, told):
+    """The interval between them is of other images; it knows nothing of seeds."""
+    here = tmp_path / "store"
+    shutil.copytree(store, here)
+    shutil.copytree(here / "runs/one", here / "runs/two")
+    facts = json.loads((here / "runs/two/model.json").read_text())
+    facts["config"] |= changes
+    (here / "runs/two/model.json").write_text(json.dumps(facts))
+    config = EvaluateConfig(("one", "two"), ("heldout",), str(here), report="both", draws=50)
+    said = []
+    evaluate(config, said.append)
+    report = (here / "comparisons/both/report.html").read_text()
+    sentence = "one and two: differ in SEED alone, and the intervals know nothing of"
+    assert (sentence in said[-1]) is told
+    assert (sentence in report) is told
+    assert "the first is" not in said[-1]
+    assert "verdict" in said[-1]

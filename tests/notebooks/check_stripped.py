@@ -4,6 +4,14 @@ import json
 import sys
 from pathlib import Path
 
+LANGUAGE = {
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+}
+
 
 def problems(path: Path) -> list[str]:
     notebook = json.loads(path.read_text(encoding="utf-8"))
@@ -14,6 +22,8 @@ def problems(path: Path) -> list[str]:
         found.append("has outputs: clear them before committing")
     if notebook["metadata"].get("kernelspec", {}).get("name") != "python3":
         found.append("has no python3 kernelspec")
+    if notebook["metadata"].get("language_info") != LANGUAGE:
+        found.append("has another language_info than nbconvert needs to make a .py of it")
     if tags.count("parameters") != 1:
         found.append(f"has {tags.count('parameters')} cells tagged parameters instead of one")
     return [f"{path}: {problem}" for problem in found]

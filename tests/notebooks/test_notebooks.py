@@ -69,6 +69,14 @@ def test_the_notebooks_one_after_the_other(demo):
     assert pictures(folder / "4_compare_gpus.ipynb") == 1
 
 
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_nbconvert_makes_a_script_of_it(path):
+    exporter = pytest.importorskip("nbconvert").ScriptExporter()
+    code, resources = exporter.from_filename(str(path))
+    assert resources["output_extension"] == ".py"
+    compile(code, path.stem, "exec")
+
+
 def test_a_mistake_fails_the_notebook_with_one_sentence(demo, tmp_path):
     folder, _ = demo
     with pytest.raises(papermill.PapermillExecutionError) as failure:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from torch import Tensor, nn
@@ -43,6 +44,8 @@ class Detector:
     step: int | None = None
     """Optimizer steps that a run was trained for."""
     of_run: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """What a run was trained with, as model.json has it; empty of others."""
 
 
 def is_run(given: str) -> bool:
@@ -76,6 +79,7 @@ def open_detector(given: str, store: Store) -> Detector:
         categories=tuple(exported.facts["categories"]),
         step=exported.facts["step"],
         of_run=True,
+        config=exported.facts.get("config") or {},
     )
 
 

@@ -78,13 +78,19 @@ def differences_table(significance: Significance) -> str:
     """
     few = len(significance.intervals) <= 2
     rows = [
-        [f"{d.second} - {d.first}", d.measure, signed(d.delta), d.verdict]
+        [f"{d.second} - {d.first}", d.measure, signed(d.delta), verdict_of(d)]
         for d in significance.differences
         if few or d.measure == "AP50"
     ]
     if not rows:
         return ""
-    return columns([["difference", "of", "with 95 % interval", "the first is"], *rows])
+    return columns([["difference", "of", "with 95 % interval", "verdict"], *rows])
+
+
+def verdict_of(difference: Difference) -> str:
+    """Return the verdict with the name of whom it is about: "second is better"."""
+    judged = difference.verdict in ("better", "worse")
+    return f"{difference.second} is {difference.verdict}" if judged else difference.verdict
 
 
 def report_page(title: str, sections: Sequence[Section]) -> str:
@@ -149,7 +155,7 @@ def _differences(significance: Significance | None) -> str:
         f"<h3>Which is better?</h3>\n{_differences_table(told)}{rest}<p>Intervals hold the true"
         f" number with 95 % confidence: a paired bootstrap over {significance.images:,} images,"
         f" {significance.draws:,} draws. They say how much other images of the same kind would"
-        " change it, not what training anew would.</p>\n"
+        " change it, not what training anew with another SEED would.</p>\n"
     )
 
 
@@ -165,7 +171,7 @@ def _difference(difference: Difference) -> str:
     kind = difference.verdict.replace(" ", "-")
     return (
         f"<tr>{names}<td>{difference.measure}</td><td>{signed(difference.delta)}</td>"
-        f'<td class="{kind}">{difference.verdict}</td></tr>\n'
+        f'<td class="{kind}">{markup(verdict_of(difference))}</td></tr>\n'
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 from relaydet.config import EvaluateConfig, check_name, parse_images
@@ -21,9 +22,13 @@ from relaydet.runtime.detect import Runtime, detect
 from relaydet.storage.store import Store
 from relaydet.training.export import facts_name
 from relaydet.training.run_files import as_json
+from relaydet.training.settings import differ_in_seed_alone
 from relaydet.viewing.comparison import comparison_pictures
 from relaydet.viewing.pictures import Picture, for_page
 from relaydet.viewing.progress import bar, progress
+
+_PAIRS = 3
+"""How many pairs of runs a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Eval
         images = parse_images(config.images, data.locations)
         samples = evaluation_samples(data.dataset, open_sources(data, images, bar=bar))
         datasets.append(evaluate_on(store, data, samples, detectors, config, progress, say))
-    result = _reported(store, config, datasets)
+    result = _reported(store, config, datasets, _seed_note(detectors))
     say(str(result))
     return result
 
@@ -119,8 +124,24 @@ def _check_names(detectors: Sequence[Detector]) -> None:
         raise RelayError(f"RUNS: {twice[0]!r} is there twice; rename one, or leave it out.")
 
 
+def _seed_note(detectors: Sequence[Detector]) -> str:
+    """What to say where runs differ in their seed alone: no interval knows of that."""
+    pairs = [
+        f"{one.name} and {other.name}"
+        for one, other in combinations(detectors, 2)
+        if differ_in_seed_alone(one.config, other.config)
+    ]
+    if not pairs:
+        return ""
+    told = ", ".join(pairs[:_PAIRS]) + (", ..." if len(pairs) > _PAIRS else "")
+    return (
+        f"{told}: differ in SEED alone, and the intervals know nothing of what a seed changes;"
+        " train several seeds of each setting before calling one better."
+    )
+
+
 def _reported(
-    store: Store, config: EvaluateConfig, datasets: Sequence[OnDataset]
+    store: Store, config: EvaluateConfig, datasets: Sequence[OnDataset], note: str
 ) -> EvaluateResult:
     """Write comparison.json, the pictures and report.html."""
     folder = f"comparisons/{config.report}"
@@ -133,13 +154,14 @@ def _reported(
         rows = _rows(on)
         table = metrics_table(rows)
         better = differences_table(on.significance) if on.significance else ""
+        better = f"{better}\n{note}" if better and note else better
         tables.append("\n\n".join(part for part in (_heading(on, datasets), table, better) if part))
         sections.append(
             Section(
                 on.dataset,
                 rows,
                 on.significance,
-                _facts(on),
+                {**_facts(on), **({"Seeds": note} if note else {})},
                 [(picture.caption, for_page(picture)) for picture in named.values()],
             )
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -96,6 +96,15 @@ def differences(written: dict[str, Any] | None, config: TrainConfig) -> list[str
         if written and name not in (*_FREE_FIELDS, "epochs", "run")
         if name in written and written[name] != now[name]
     ]
+
+
+def differ_in_seed_alone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two runs' configurations, as model.json has them, are but for SEED the same.
+
+    Names, and what changes where and how fast a run is trained, do not count.
+    """
+    names = one.keys() | other.keys()
+    return {n for n in names if one.get(n) != other.get(n)} - _FREE_FIELDS - {"run"} == {"seed"}
 
 
 def refuse_nonsense(asked: TrainConfig) -> None:

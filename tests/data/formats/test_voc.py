@@ -308,7 +308,30 @@ def test_voc_to_dataset_and_back_is_the_same_tree(write_files):
     dog.remove(dog.find("truncated"))  # VOC demands it, this file did not have it
     assert tree(written) == tree(ElementTree.fromstring(WHOLE))
     assert files["ImageSets/Main/all.txt"] == b"2007_000027\n"
+    header, *labels = files["labelmap.txt"].decode().splitlines()
+    assert header == "# label:color_rgb:parts:actions"
+    assert labels == [f"{category.name}:::" for category in dataset.categories]
     assert findings == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("traffic light", "traffic light:::"),
+        ("東", "東:::"),
+        ("a:b", None),
+        ("#1", None),
+        (" a", None),
+        ("a\nb", None),
+        ("", None),
+    ],
+)
+def test_the_labels_that_cvat_and_datumaro_read(name, line):
+    dataset = small_dataset()
+    dataset.categories[0].name = name
+    files, findings = write(dataset)
+    assert files["labelmap.txt"].decode().splitlines()[1:2] == ([line] if line else [])
+    assert ("voc-labelmap" in {finding.code for finding in findings}) == (line is None)
 
 
 def test_what_voc_cannot_hold_is_carried_and_named(tmp_path):

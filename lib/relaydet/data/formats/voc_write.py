@@ -2,6 +2,8 @@
 
     Annotations/<source>/<path>.xml     <path> without the image's extension, unless that is taken
     ImageSets/Main/all.txt              those names, one a line
+    labelmap.txt                        the categories, "name:colour:parts:actions", for CVAT and
+                                        datumaro, which else take VOC's own twenty
 
 Corners count pixels from 1 and are both in the box (offset 1), with as many digits as reading needs
 to give back the box: whole numbers exactly, fractions but for the rounding of float64 (some 1e-13
@@ -67,6 +69,11 @@ _NOTES = {
     "voc-size-unknown": ("warning", "images have no known width and height", "kept"),
     "voc-licence": ("warning", "images have a licence, which VOC has no place for", "left out"),
     "voc-category": ("warning", "categories have fields besides their name", "left out"),
+    "voc-labelmap": (
+        "warning",
+        "categories have a name that labelmap.txt cannot hold (a colon, # in front, spaces around)",
+        "left out of it",
+    ),
     "voc-category-unused": ("warning", "categories have no object", "left out"),
 }
 
@@ -124,6 +131,7 @@ def write(dataset: Dataset, put: Callable[[str, bytes], None]) -> list[Finding]:
             root.append(_object_element(annotation, names[annotation.category_id], counts))
         put(f"Annotations/{path}.xml", encode(root))
     put("ImageSets/Main/all.txt", "".join(f"{path}\n" for path in paths).encode())
+    put("labelmap.txt", _labelmap(list(names.values()), counts))
     used = {annotation.category_id for annotation in dataset.annotations}
     for category in dataset.categories:
         counts["voc-category"] += category.supercategory is not UNSET or bool(category.extra)
@@ -133,6 +141,19 @@ def write(dataset: Dataset, put: Callable[[str, bytes], None]) -> list[Finding]:
         for code, (severity, what, action) in _NOTES.items()
         if counts[code]
     ]
+
+
+def _labelmap(names: Sequence[str], counts: Counter[str]) -> bytes:
+    """The names in the form that datumaro documents; colours, parts and actions stay empty."""
+    fitting = [
+        name
+        for name in dict.fromkeys(names)
+        if name == name.strip() and not name.startswith("#") and ":" not in name
+        if len(name.splitlines()) == 1 and is_safe(name)
+    ]
+    counts["voc-labelmap"] += len(names) - len(fitting)
+    lines = ["# label:color_rgb:parts:actions", *(f"{name}:::" for name in fitting)]
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _paths(dataset: Dataset) -> list[str]:
