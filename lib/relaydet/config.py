@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from relaydet.addresses import shown
 from relaydet.errors import RelayError
 from relaydet.json_file import UNDECODABLE, reason_of
 from relaydet.parameters import collection_in
@@ -299,6 +300,9 @@ class DoctorConfig:
     """Print JSON alone."""
 
 
+Configuration = TypeVar("Configuration", TrainConfig, StudyConfig)
+
+
 def check_name(parameter: str, name: str, longest: int = LONGEST_NAME) -> None:
     """Refuse a name that is no single folder's: it becomes one in the store.
 
@@ -399,6 +403,13 @@ def expand_home(location: str) -> str:
     return str(Path(location).expanduser()) if location.startswith("~") else location
 
 
+def public(config: Configuration) -> Configuration:
+    """Return a configuration as it may be stored: IMAGES without what is secret in addresses."""
+    entries = [entry.partition("=") for entry in config.images]
+    cleaned = tuple(f"{source}{equals}{shown(place.strip())}" for source, equals, place in entries)
+    return replace(config, images=cleaned) if cleaned else config
+
+
 def parse_images(entries: Sequence[str], sources: Iterable[str]) -> dict[str, str]:
     """The locations that IMAGES gives, by source.
 
@@ -410,10 +421,11 @@ def parse_images(entries: Sequence[str], sources: Iterable[str]) -> dict[str, st
     for entry in entries:
         source, equals, location = entry.partition("=")
         if not (equals and location.strip()):
-            raise RelayError(f'IMAGES: {entry!r} is not "source=location".')
+            raise RelayError(f'IMAGES: {shown(entry)!r} is not "source=location".')
         if source.strip() not in known:
             raise RelayError(
-                f"IMAGES: there is no source {source.strip()!r}; there are {', '.join(known)}."
+                f"IMAGES: there is no source {shown(source.strip())!r}; there are"
+                f" {', '.join(known)}."
             )
         located[source.strip()] = expand_home(location.strip())
     return located

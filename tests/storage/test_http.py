@@ -78,7 +78,7 @@ def counting_bar(shown: list):
 def test_a_file_is_downloaded_once(web, get, tmp_path):
     bars = []
     assert get(bar=counting_bar(bars)) == DATA
-    assert bars == [["downloading big.bin", len(DATA), "B", len(DATA)]]
+    assert bars == [["downloading big.bin from 127.0.0.1", len(DATA), "B", len(DATA)]]
     assert get() == DATA
     assert len(web.asked) == 1
     left = {path.name for path in (tmp_path / "to").iterdir()}

@@ -7,12 +7,13 @@ import threading
 import pytest
 from webserver import isolate, serve
 
+from relaydet.addresses import shown
 from relaydet.data.images import open_images
 from relaydet.data.locations import read_bytes
 from relaydet.errors import RelayError
 from relaydet.storage import cache, servers
 from relaydet.storage.http import download
-from relaydet.storage.servers import join, shown, web_server
+from relaydet.storage.servers import join, web_server
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from relaydet.addresses import scheme_of, shown, without_secrets
 from relaydet.bars import OpenBar, no_bar
 from relaydet.data.known import CHECKSUMS
 from relaydet.errors import RelayError
@@ -17,7 +18,7 @@ from relaydet.storage.gcs_files import SCHEME as GS
 from relaydet.storage.gcs_files import gcs_server, media_address, split_address
 from relaydet.storage.limits import TEXT
 from relaydet.storage.parts import Checksum
-from relaydet.storage.servers import Server, join, shown, web_server, without_secrets
+from relaydet.storage.servers import Server, join, web_server
 from relaydet.storage.zips import (
     NotAZipError,
     ZipIndex,
@@ -35,6 +36,16 @@ LONGEST_NAME = 100
 def is_remote(location: str) -> bool:
     """Whether a location is an http(s):// or gs:// address rather than a path."""
     return location.lower().startswith(REMOTE)
+
+
+def refuse_unknown_scheme(location: str) -> None:
+    """Raise RelayError for an address of a kind that is not read, which is no path either."""
+    scheme = scheme_of(location)
+    if scheme and not is_remote(location) and not Path(location).exists():
+        raise RelayError(
+            f"{shown(location)}: addresses of {scheme}: are not read; write http://, https:// or"
+            " gs://, or download it and give its path."
+        )
 
 
 def _is_gs(location: str) -> bool:
@@ -108,6 +119,13 @@ def _with_path(location: str, path: str) -> str:
     return urlsplit(location)._replace(path=path, fragment="").geturl()
 
 
+def same_place(location: str, store: str) -> bool:
+    """Whether an address lies in the same bucket as a store."""
+    if not (_is_gs(location) and _is_gs(store)):
+        return False
+    return split_address(location)[0] == split_address(store)[0]
+
+
 def server_of(location: str) -> Server:
     """How to ask for the files of an address.
 
@@ -122,11 +140,6 @@ def address_of(location: str, name: str = "") -> str:
     if _is_gs(location):
         return media_address(f"{location.rstrip('/')}/{name}" if name else location)
     return join(location, name) if name else location
-
-
-def describe_address(location: str) -> str:
-    """An address for a message, without what may be secret in it."""
-    return location if _is_gs(location) else shown(location)
 
 
 def local_copy(location: str, bar: OpenBar = no_bar, newest: bool = False) -> Path:
@@ -166,7 +179,7 @@ def zip_copy(address: str, bar: OpenBar = no_bar) -> ZipIndex:
             raise
         _throw_away(path)
         raise RelayError(
-            f"{describe_address(address)}: what came is not a whole zip; it was thrown away. Check"
+            f"{shown(address)}: what came is not a whole zip; it was thrown away. Check"
             " the address in a browser, and run again."
         ) from error
 
@@ -200,6 +213,7 @@ def read_bytes(location: str, bar: OpenBar = no_bar) -> bytes:
             address = inside[0] if inside else location
             return _read_file(local_copy(address, bar, newest=True), location)
         return _read_zipped(zip_copy(inside[0], bar), inside[1])
+    refuse_unknown_scheme(location)
     zipped = split_zip_path(location)
     if zipped is None or not zipped[1]:
         return _read_file(Path(location), location)
@@ -211,8 +225,9 @@ def _read_file(path: Path, location: str) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        place = describe_address(location) if is_remote(location) else location
-        raise RelayError(f"{place}: cannot be read ({reason}); check the path.") from error
+        raise RelayError(
+            f"{shown(location)}: cannot be read ({reason}); check the path."
+        ) from error
 
 
 def _read_zipped(index: ZipIndex, name: str) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from relaydet.addresses import shown
 from relaydet.config import SourceConfig, check_name
 from relaydet.data.categories import category_names, parse_categories
 from relaydet.data.dataset import Category, Dataset, Image, gc_paused
@@ -257,15 +258,38 @@ def _merge_info(parts: Sequence[Part]) -> dict[str, Any]:
         "sources": {
             part.source.name: {
                 "format": part.source.format,
-                "annotations": part.source.annotations,
-                "images": part.source.images,
+                "annotations": shown(part.source.annotations),
+                "images": shown(part.source.images),
                 "sha256": part.sha256,
                 "licence": part.source.licence,
+                # Told only where it is so: the address alone may lead to something else.
+                **({"key_needed": True} if shown(part.source.images) != part.source.images else {}),
             }
             for part in parts
         },
     }
-    originals = {part.source.name: part.dataset.info for part in parts if part.dataset.info}
+    originals = {
+        part.source.name: _without_keys(part.dataset.info) for part in parts if part.dataset.info
+    }
     if originals:
         info["original_info"] = originals
     return info
+
+
+def _without_keys(info: dict[str, Any]) -> dict[str, Any]:
+    """The info of a source that is a merge itself, of an older version, without secrets."""
+    sources = info.get("sources")
+    if not isinstance(sources, dict):
+        return info
+    cleaned = {
+        name: {
+            key: shown(value)
+            if isinstance(value, str) and key in ("annotations", "images")
+            else value
+            for key, value in facts.items()
+        }
+        if isinstance(facts, dict)
+        else facts
+        for name, facts in sources.items()
+    }
+    return {**info, "sources": cleaned}

@@ -17,6 +17,7 @@ from itertools import compress
 
 import numpy as np
 
+from relaydet.addresses import shown
 from relaydet.config import SourceConfig
 from relaydet.data.categories import left_out
 from relaydet.data.dataset import Dataset
@@ -134,13 +135,14 @@ def keep_listed(selection: Selection, source: SourceConfig) -> list[Finding]:
     found, findings = _find_listed(set(names), source)
     if not found:
         raise RelayError(
-            f"{source.image_list}: names no image of source {source.name}, whose images are called"
-            f" {names[0]} and the like; write a file name on each line, or another image_list."
+            f"{shown(source.image_list)}: names no image of source {source.name}, whose images are"
+            f" called {names[0]} and the like; write a file name on each line, or another"
+            " image_list."
         )
     selection.images_M &= np.fromiter(map(found.__contains__, names), bool, len(names))
     others = len(names) - int(selection.images_M.sum())
     if others:
-        message = f"{others:,} images are not in {source.image_list}"
+        message = f"{others:,} images are not in {shown(source.image_list)}"
         findings.append(Finding("image-not-listed", "info", source.name, message, "left out"))
     return findings
 
@@ -208,14 +210,16 @@ def _find_listed(known: set[str], source: SourceConfig) -> tuple[set[str], list[
             found.add(name)
             continue
         by_ending = _by_ending(known) if by_ending is None else by_ending
-        match, code = _find(name, known, by_ending, source.image_list)
+        match, code = _find(name, known, by_ending, shown(source.image_list))
         found.update([match] if match else [])
         counts[code] += 1
         examples.setdefault(code, name)
     findings = []
     for code in sorted(_LIST_PROBLEMS.keys() & counts.keys()):
         severity, what, action = _LIST_PROBLEMS[code]
-        message = f"{counts[code]:,} names in {source.image_list} {what}, such as {examples[code]}"
+        message = (
+            f"{counts[code]:,} names in {shown(source.image_list)} {what}, such as {examples[code]}"
+        )
         findings.append(Finding(code, severity, source.name, message, action))
     return found, findings
 
@@ -230,8 +234,8 @@ def _listed_names(location: str) -> Iterator[str]:
                 yield name
     except UnicodeDecodeError as error:
         raise RelayError(
-            f"{location}: not a list of image names ({error.reason} at byte {error.start}); save it"
-            " as UTF-8 text with one name on each line."
+            f"{shown(location)}: not a list of image names ({error.reason} at byte {error.start});"
+            " save it as UTF-8 text with one name on each line."
         ) from error
 
 

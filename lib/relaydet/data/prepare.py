@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from relaydet.addresses import shown
 from relaydet.bars import OpenBar, no_bar
 from relaydet.config import MergeConfig, SourceConfig, expand_home
 from relaydet.data.categories import (
@@ -29,7 +30,6 @@ from relaydet.data.findings import Finding
 from relaydet.data.formats import hash_annotations, read_source
 from relaydet.data.images import Images, open_images
 from relaydet.data.known import known_source
-from relaydet.data.locations import is_remote
 from relaydet.data.merge import Part, refuse_bad_names
 from relaydet.data.narrow import drop_empty, narrow, select_all
 from relaydet.data.saved import SavedDataset, open_sources
@@ -188,13 +188,13 @@ def _read(
 
 
 def _has_key(source: SourceConfig) -> bool:
-    places = [place for place in (source.annotations, source.images) if is_remote(place)]
-    return any("?" in place or "@" in place.split("/")[2] for place in places)
+    return any(shown(place) != place for place in (source.annotations, source.images))
 
 
 def _address_with_key(source: SourceConfig) -> Finding:
-    message = "its address seems to have a key or a password in it, which annotations.json shows"
-    return Finding("address-with-key", "warning", source.name, message, "kept")
+    message = "its address has a password, a query or a fragment, which may be secret"
+    action = "not stored: whoever needs its images gives the whole address in IMAGES"
+    return Finding("address-with-key", "warning", source.name, message, action)
 
 
 def _check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,15 +12,22 @@ from typing import Any
 
 import msgspec
 
+from relaydet.addresses import scheme_of, shown
 from relaydet.bars import OpenBar, no_bar
 from relaydet.config import check_name
 from relaydet.data.dataset import Dataset
 from relaydet.data.findings import Finding
 from relaydet.data.formats import coco
 from relaydet.data.images import Images, open_images
-from relaydet.data.locations import is_remote
-from relaydet.errors import RelayError
+from relaydet.data.known import KNOWN
+from relaydet.data.locations import is_remote, same_place
+from relaydet.errors import DamagedError, RelayError
+from relaydet.json_file import decode_json
+from relaydet.storage.cache import cache_root, disk_trouble, locked
 from relaydet.storage.store import Store
+
+AGREED = "addresses.json"
+"""In the folder of copies from afar: the addresses that users of this machine have named."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,10 @@ class SavedDataset:
     """Of annotations.json."""
     annotations: bytes
     """annotations.json itself."""
+    key_needed: frozenset[str] = frozenset()
+    """Sources whose address had a password or a key in it, which is not stored."""
+    in_store: frozenset[str] = frozenset()
+    """Sources whose images lie in the store, or in the bucket that it is in."""
 
 
 def annotations_name(name: str) -> str:
@@ -79,8 +91,23 @@ def load_dataset(store: Store, name: str) -> SavedDataset:
             f"{store.describe(annotations_name(name))}: not a file that a merge wrote (an image has"
             " no source of info.sources, or no folder named after it); merge it again."
         )
-    locations = {source: _located(store, facts["images"]) for source, facts in sources.items()}
-    return SavedDataset(name, dataset, locations, hashlib.sha256(data).hexdigest(), data)
+    where = store.describe(annotations_name(name))
+    locations = {
+        source: _located(store, facts["images"], where) for source, facts in sources.items()
+    }
+    return SavedDataset(
+        name,
+        dataset,
+        locations,
+        hashlib.sha256(data).hexdigest(),
+        data,
+        frozenset(source for source, facts in sources.items() if facts.get("key_needed")),
+        frozenset(
+            source
+            for source, location in locations.items()
+            if is_remote(location) and same_place(location, store.place(""))
+        ),
+    )
 
 
 def open_sources(
@@ -100,7 +127,8 @@ def open_sources(
         bar: shows how far a download is.
 
     Raises:
-        RelayError: images are not where they should be.
+        RelayError: images are not where they should be, or at an address that only the dataset's
+            file names: nothing is asked for there before the user has named it as well.
     """
     names: dict[str, list[str]] = {}
     for image in saved.dataset.images:
@@ -109,7 +137,12 @@ def open_sources(
             names.setdefault(source, []).append(image.file_name.split("/", 1)[1])
     opened = {}
     for source, files in names.items():
-        location = (moved or {}).get(source, saved.locations[source])
+        location = (moved or {}).get(source, "")
+        if location:
+            agree(location)
+        else:
+            location = saved.locations[source]
+            _refuse_unnamed(saved, source, location)
         try:
             opened[source] = open_images(location, bar)
         except RelayError as error:
@@ -121,9 +154,59 @@ def open_sources(
     return opened
 
 
-def _located(store: Store, location: str) -> str:
-    if is_remote(location) or Path(location).is_absolute():
+def agree(location: str) -> None:
+    """Remember on this machine that the user named an address to take images from.
+
+    It is kept beside the copies from afar, never in the store: what a store holds may be anybody's.
+
+    Raises:
+        RelayError: the folder of copies cannot be written.
+    """
+    if not is_remote(location) or shown(location) in _agreed():
+        return
+    path = cache_root() / AGREED
+    with disk_trouble(path.parent), locked(path):
+        half = path.with_name(f"{AGREED}.part")
+        half.write_bytes(msgspec.json.encode(sorted({*_agreed(), shown(location)})))
+        half.replace(path)
+
+
+def _agreed() -> set[str]:
+    """Addresses without their keys; a damaged file counts as none, and each is asked for again."""
+    path = cache_root() / AGREED
+    try:
+        return set(decode_json(path.read_bytes(), str(path), list[str]))
+    except (OSError, DamagedError):
+        return set()
+
+
+def _refuse_unnamed(saved: SavedDataset, source: str, location: str) -> None:
+    """Refuse to ask for images where only the dataset's file says that they are."""
+    if not is_remote(location):
+        return
+    where = f"Dataset {saved.name!r}: the images of source {source!r} are at {shown(location)}"
+    if source in saved.key_needed:
+        raise RelayError(
+            f"{where}, whose address had a password or a key, which is not stored; set IMAGES to"
+            f' "{source}=that address with its key", or to where they are on this machine.'
+        )
+    known = {entry.images for entry in KNOWN.values()}
+    if source in saved.in_store or location in known or shown(location) in _agreed():
+        return
+    raise RelayError(
+        f"{where}, an address that only the dataset's file names; nothing was asked for there. If"
+        f' you trust it, set IMAGES to "{source}={shown(location)}", once on each machine.'
+    )
+
+
+def _located(store: Store, location: str, where: str) -> str:
+    if scheme_of(location) or Path(location).is_absolute():
         return location
+    if ".." in re.split(r"[/\\]", location):
+        raise RelayError(
+            f"{where}: not a file that a merge wrote (images in {location!r}, which leads out of"
+            " the store); merge it again."
+        )
     return store.place(location)
 
 
@@ -142,8 +225,8 @@ def portable(store: Store, location: str) -> str:
     top = store.place("")
     if is_remote(top) and location.startswith(top):
         return location[len(top) :]
-    if is_remote(location):
-        return location
+    if scheme_of(location):
+        return location  # the merge leaves out what may be secret in it
     # Links followed, so that another way to the same place is known for one.
     path, root = (Path(os.path.realpath(place)) for place in (location, top))
     inside = path.is_relative_to(root)

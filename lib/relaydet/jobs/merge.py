@@ -17,7 +17,7 @@ from relaydet.data.findings import Finding, findings_table
 from relaydet.data.formats import WRITERS, check_writable, write_format
 from relaydet.data.images import Images
 from relaydet.data.prepare import choose_sources, compare, prepare
-from relaydet.data.saved import annotations_name, load_dataset, portable, save_dataset
+from relaydet.data.saved import agree, annotations_name, load_dataset, portable, save_dataset
 from relaydet.data.split import parse_split, split
 from relaydet.data.statistics import statistics_table, summarise, summarise_sources
 from relaydet.errors import RelayError
@@ -153,6 +153,8 @@ def _merge_into(
     held_out = [load_dataset(store, name) for name in config.held_out]
     known = [s.name for s in sources] + [name for saved in held_out for name in saved.locations]
     moved = parse_images(config.images, dict.fromkeys(known))
+    for source in sources:
+        agree(moved.get(source.name, source.images))
     with gc_paused():
         prepared = prepare(sources, config, moved, bar)
         prepared, duplicates = compare(prepared, config, held_out, moved, bar)

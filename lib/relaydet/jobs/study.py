@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from relaydet.config import EvaluateConfig, StudyConfig, TrainConfig, check_name
+from relaydet.config import EvaluateConfig, StudyConfig, TrainConfig, check_name, public
 from relaydet.data.saved import annotations_name, load_dataset
 from relaydet.errors import RelayError
 from relaydet.evaluation.on_dataset import OnDataset
@@ -160,7 +160,7 @@ def _compared(
     folder = f"comparisons/{config.study}"
     for name, drawn in pictures.items():
         store.write(f"{folder}/{name}.png", drawn.png)
-    store.write(f"{folder}/study.json", as_json({"rows": rows, "config": asdict(config)}))
+    store.write(f"{folder}/study.json", as_json({"rows": rows, "config": asdict(public(config))}))
     side_by_side = {name: evaluated.pictures[name] for name in _SIDE_BY_SIDE}
     return StudyResult(list(runs), [], table, {**pictures, **side_by_side}, evaluated.where)
 

@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from relaydet.addresses import shown
 from relaydet.errors import RelayError
 from relaydet.storage.limits import Limits
 from relaydet.storage.parts import encoding_of
-from relaydet.storage.servers import shown
 
 if TYPE_CHECKING:
     import requests

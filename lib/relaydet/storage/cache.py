@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from relaydet.addresses import shown
 from relaydet.errors import RelayError
 
 CACHE_VARIABLE = "RELAYDET_CACHE"
@@ -36,7 +37,7 @@ def cache_folder(location: str) -> Path:
     Args:
         location: an http(s) or gs address; what may be secret in it enters the hash only.
     """
-    public = location.partition("://")[2].partition("?")[0].rpartition("@")[2]
+    public = shown(location).partition("://")[2]
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", public)
     digest = hashlib.sha256(location.encode("utf-8", "surrogatepass")).hexdigest()[:10]
     return cache_root() / f"{readable[-READABLE_CHARACTERS:].strip('-.')}-{digest}"

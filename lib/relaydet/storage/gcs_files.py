@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from relaydet.addresses import shown
 from relaydet.errors import RelayError
 from relaydet.storage.parts import CRC32C, Checksum
 from relaydet.storage.servers import THREADS, Server, ask
@@ -41,7 +42,7 @@ def split_address(location: str) -> tuple[str, str]:
     """
     bucket, _, path = location[len(SCHEME) :].partition("/")
     if not bucket:
-        raise RelayError(f"{location}: names no bucket; write gs://bucket/folder.")
+        raise RelayError(f"{shown(location)}: names no bucket; write gs://bucket/folder.")
     return bucket, path.strip("/")
 
 

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from relaydet.addresses import shown
 from relaydet.bars import Advance, OpenBar, no_bar
 from relaydet.errors import RelayError
 from relaydet.storage.bodies import StoppedError
 from relaydet.storage.cache import DISK_ERRORS, disk_trouble, locked, remove_stale
 from relaydet.storage.limits import IMAGE
 from relaydet.storage.parts import Checksum, Part, check, read_note
-from relaydet.storage.servers import THREADS, Server, refuse_unreachable, shown
+from relaydet.storage.servers import THREADS, Server, refuse_unreachable
 from relaydet.storage.tries import Errand, NotThereError, receive, refuse_page
 
 BATCH = 1024
@@ -59,7 +61,9 @@ def download(
         part = Part(_beside(target, "part"), _beside(target, "json"))
         if not part.is_whole():
             refuse_unreachable(url)
-            with _byte_bar(bar, f"downloading {target.name}") as arrived:
+            with _byte_bar(
+                bar, f"downloading {target.name} from {urlsplit(url).hostname}"
+            ) as arrived:
                 errand = Errand(server, url, arrived=arrived)
                 if not receive(errand, part, _known(target)):
                     return target

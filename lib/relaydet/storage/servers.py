@@ -5,7 +5,6 @@ What differs between servers (credentials, checksums) is a `Server`; `http` brin
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from relaydet.addresses import shown, without_secrets
 from relaydet.errors import RelayError
 from relaydet.storage.parts import Checksum
 
@@ -55,21 +55,6 @@ def ask(session: requests.Session, url: str, headers: Mapping[str, str]) -> requ
     """Ask for the bytes of a file as they are, with timeouts."""
     headers = {"Accept-Encoding": "identity", **headers}
     return session.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, STALL_SECONDS))
-
-
-def shown(url: str) -> str:
-    """An address for a message, without what may be secret in it; it need not be a right one."""
-    try:
-        address = urlsplit(url)
-    except ValueError:
-        return without_secrets(url)
-    return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
-
-
-def without_secrets(text: str) -> str:
-    """A text from elsewhere without the passwords and queries of the addresses in it."""
-    text = re.sub(r"[^\s/'\"]*@", "", text)
-    return re.sub(r"[?#][^\s'\"]*", "", text)
 
 
 def join(folder: str, name: str) -> str:

@@ -13,11 +13,12 @@ from email.utils import parsedate_to_datetime
 import requests
 import urllib3
 
+from relaydet.addresses import shown, without_secrets
 from relaydet.errors import RelayError
 from relaydet.storage.bodies import StoppedError, TryError, blocks, is_page
 from relaydet.storage.limits import ANY, Limits
 from relaydet.storage.parts import Part, facts_of
-from relaydet.storage.servers import Server, shown, without_secrets
+from relaydet.storage.servers import Server
 
 TRIES = 5
 """Tries in a row that bring nothing new before giving up."""

@@ -10,7 +10,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torchvision.models.detection import FasterRCNN
 
-from relaydet.config import TrainConfig
+from relaydet.config import TrainConfig, public
 from relaydet.errors import DamagedError, RelayError
 from relaydet.json_file import decode_json
 from relaydet.model import BuiltModel, build_model
@@ -41,7 +41,7 @@ def export_model(store: Store, config: TrainConfig, built: BuiltModel, step: int
         "step": step,
         "sha256": _sha256(data),
         "size": len(data),
-        "config": asdict(config),
+        "config": asdict(public(config)),
         "ap": {},
     }
     store.write(_weights_name(config.run), data)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from relaydet.config import TrainConfig
+from relaydet.config import TrainConfig, public
 from relaydet.errors import DamagedError
 from relaydet.json_file import decode_json, decode_lines
 from relaydet.storage.store import Store
@@ -52,7 +52,7 @@ class RunFiles:
 
     def write_config(self, config: TrainConfig) -> None:
         """Keep the configuration that the run is trained with."""
-        self._write("config.json", as_json(asdict(config)))
+        self._write("config.json", as_json(asdict(public(config))))
 
     def status(self) -> dict[str, Any] | None:
         """What `write_status` wrote; None before the first step."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from relaydet.config import TrainConfig
+from relaydet.config import TrainConfig, public
 from relaydet.data.loader import Samples
 from relaydet.data.order import steps_per_epoch
 from relaydet.errors import DataError, LeaseLostError, RankLostError, RelayError, StoreError
@@ -205,7 +205,7 @@ class Session:
     def _facts(self) -> dict[str, Any]:
         return {
             "dataset_sha256": self.dataset_sha256,
-            "config": asdict(self.config),
+            "config": asdict(public(self.config)),
             "frozen": self.trained.built.frozen,
             "precision": str(self.device.dtype).removeprefix("torch."),
             "micro_batch": self.trained.micro_batch.size,

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from relaydet.addresses import shown
 from relaydet.config import SourceConfig
 from relaydet.data.dataset import (
     EXTRA_KEY,
@@ -77,7 +78,7 @@ def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
             f" {source.split!r}; give the annotation file of that part instead."
         )
     data = read_bytes(source.annotations)
-    return decode(data, source.name, source.annotations)
+    return decode(data, source.name, shown(source.annotations))
 
 
 def decode(data: bytes, source: str, where: str) -> tuple[Dataset, list[Finding]]:

@@ -32,6 +32,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from relaydet.addresses import shown
 from relaydet.config import SourceConfig
 from relaydet.data.dataset import Annotation, Box, Category, Dataset, Image, gc_paused
 from relaydet.data.findings import Finding
@@ -79,7 +80,7 @@ def read(source: SourceConfig) -> tuple[Dataset, list[Finding]]:
             f"source {source.name}: an .odgt file has no parts, so its split is all, not"
             f" {source.split!r}; give the file of that part instead."
         )
-    return decode(read_bytes(source.annotations), source.name, source.annotations)
+    return decode(read_bytes(source.annotations), source.name, shown(source.annotations))
 
 
 def decode(data: bytes, source: str, where: str) -> tuple[Dataset, list[Finding]]:

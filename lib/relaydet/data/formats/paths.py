@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from relaydet.addresses import scheme_of, shown
 from relaydet.config import SourceConfig
 from relaydet.errors import RelayError
 
@@ -28,10 +29,15 @@ def path_of(source: SourceConfig) -> Path:
     """Path of a source's annotations.
 
     Raises:
-        RelayError: it is empty, which would mean the current folder.
+        RelayError: it is empty, which would mean the current folder, or an address.
     """
     if not source.annotations.strip():
         raise RelayError(
             f"source {source.name}: its annotations are empty; give the path of its annotations."
+        )
+    if scheme_of(source.annotations) and not Path(source.annotations).exists():
+        raise RelayError(
+            f"{shown(source.annotations)}: annotations of the format {source.format} are not read"
+            f" from an address; download them and give source {source.name} their path."
         )
     return Path(source.annotations)

@@ -6,6 +6,7 @@ import difflib
 import io
 from pathlib import Path
 
+from relaydet.addresses import shown
 from relaydet.config import SourceConfig
 from relaydet.data.formats.noticed import Noticed
 from relaydet.data.formats.paths import is_dir
@@ -28,8 +29,8 @@ def xml_files(folder: Path, source: SourceConfig) -> dict[str, Path]:
         paths = []
     if not paths:
         raise RelayError(
-            f"{source.annotations[:300]}: source {source.name} has no XML files there; give the"
-            " folder Annotations of a Pascal VOC dataset."
+            f"{shown(source.annotations)[:300]}: source {source.name} has no XML files there; give"
+            " the folder Annotations of a Pascal VOC dataset."
         )
     return dict(sorted((path.relative_to(folder).as_posix()[:-4], path) for path in paths))
 

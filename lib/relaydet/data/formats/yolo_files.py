@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from relaydet.addresses import shown
 from relaydet.config import SourceConfig
 from relaydet.data.formats.noticed import Noticed
 from relaydet.data.formats.paths import is_dir, is_file, path_of
@@ -58,13 +59,13 @@ def find_files(
         found, names = _from_yaml(path, content, source, noticed), names_of(content, path)
     else:
         raise RelayError(
-            f"{source.annotations[:300]}: does not exist; give the data.yaml of source"
+            f"{shown(source.annotations)[:300]}: does not exist; give the data.yaml of source"
             f" {source.name}, or its folder of label files."
         )
     if not found:
         raise RelayError(
-            f"{source.annotations}: source {source.name} has no labelled images there; give its"
-            " data.yaml or its folder of label files, and the folder with its images."
+            f"{shown(source.annotations)}: source {source.name} has no labelled images there; give"
+            " its data.yaml or its folder of label files, and the folder with its images."
         )
     return found, names
 
@@ -119,7 +120,7 @@ def _from_yaml(
             for image, labels in of_entry.items():
                 name = _name_within(image, [Path(source.images), *roots])
                 if name is None:
-                    message = f"{str(image)[-200:]!r} is not below {source.images}"
+                    message = f"{str(image)[-200:]!r} is not below {shown(source.images)}"
                     noticed.add("image-outside", "warning", message, "left out")
                 elif name not in found:
                     found[name] = Labelled(name, labels, split)

@@ -10,12 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from relaydet.addresses import shown
 from relaydet.bars import OpenBar, no_bar
 from relaydet.data.images.archive import open_archive
 from relaydet.data.images.folder import ImageFolder
 from relaydet.data.images.pixels import UPRIGHT, Header, decode_rgb, header_of
 from relaydet.data.images.remote import open_remote
-from relaydet.data.locations import is_folder, is_other_archive, is_remote, split_zip_path
+from relaydet.data.locations import (
+    is_folder,
+    is_other_archive,
+    is_remote,
+    refuse_unknown_scheme,
+    split_zip_path,
+)
 from relaydet.errors import RelayError
 from relaydet.storage.zips import is_zip
 
@@ -55,11 +62,12 @@ def open_images(location: str, bar: OpenBar = no_bar) -> Images:
     """
     if is_other_archive(location) and not is_folder(location):
         raise RelayError(
-            f"{location}: archives of this kind cannot be read in place; unpack it and give the"
-            " folder, or pack it as a zip."
+            f"{shown(location)}: archives of this kind cannot be read in place; unpack it and"
+            " give the folder, or pack it as a zip."
         )
     if is_remote(location):
         return open_remote(location, bar)
+    refuse_unknown_scheme(location)
     if is_folder(location):
         return ImageFolder(Path(location))
     zipped = split_zip_path(location)

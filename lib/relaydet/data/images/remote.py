@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from relaydet.addresses import shown
 from relaydet.bars import OpenBar, no_bar
 from relaydet.data.images.archive import ImageArchive, open_archive
 from relaydet.data.images.folder import ImageFolder
 from relaydet.data.locations import (
     address_of,
-    describe_address,
     server_of,
     split_zip_address,
     zip_copy,
@@ -35,7 +35,7 @@ class RemoteImages:
 
     def describe(self) -> str:
         """Where the images are, in words for a message."""
-        return f"folder {describe_address(self.location)}, copied to {self.copies.root}"
+        return f"folder {shown(self.location)}, copied to {self.copies.root}"
 
     def exists(self, name: str) -> bool:
         """Whether the file is here; after `fetch`, whether there is such a file at all."""
@@ -60,7 +60,7 @@ class RemoteImages:
             return
         from relaydet.storage.http import fetch_files  # takes a while, as in `local_copy`
 
-        label = f"copying images from {describe_address(self.location)}"
+        label = f"copying images from {shown(self.location)}"
         try:
             fetch_files(server_of(self.location), wanted, self.folder / "parts", label, bar)
         except RelayError as error:
@@ -97,4 +97,4 @@ def open_remote(location: str, bar: OpenBar = no_bar) -> RemoteImages | ImageArc
         return RemoteImages(location, cache_folder(location))
     address, folder = inside
     index = zip_copy(address, bar)
-    return open_archive(index.path, folder, describe_address(address))
+    return open_archive(index.path, folder, shown(address))
