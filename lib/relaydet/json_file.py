@@ -45,9 +45,23 @@ def decode_json(
 
 
 def decode_lines(data: bytes, where: str, kind: Any = Any, remedy: str = REMEDY) -> Iterator[Any]:
-    """Decode a document of one JSON value a line; raises as `decode_json` does, naming the line."""
-    for number, line in enumerate(data.splitlines(), start=1):
+    """Decode a document of one JSON value a line; raises as `decode_json` does, naming the line.
+
+    A last line without its end that is no JSON is left out: a kill cut it off as it was appended.
+    """
+    *lines, last = data.split(b"\n")
+    if last and not _is_torn(last):
+        lines.append(last)
+    for number, line in enumerate(lines, start=1):
         yield decode_json(line, f"{where}, line {number}", kind, remedy=remedy)
+
+
+def _is_torn(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line)
+    except UNDECODABLE:
+        return True
+    return False
 
 
 def reason_of(error: Exception) -> str:

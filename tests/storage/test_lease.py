@@ -456,6 +456,7 @@ def test_a_lease_of_a_dead_process_of_this_machine_is_free_at_once(store, take, 
     [
         pytest.param(lambda store: store.write("runs/r/x", b"2"), id="write"),
         pytest.param(lambda store: store.create("runs/r/new", b"2"), id="create"),
+        pytest.param(lambda store: store.append("runs/r/x", b"1", b"2"), id="append"),
         pytest.param(lambda store: store.delete("runs/r/x"), id="delete"),
         pytest.param(lambda store: store.folder("runs/r/folder").__enter__(), id="folder"),
     ],
@@ -514,6 +515,7 @@ def test_a_fenced_store_is_read_like_the_store_itself(store, take, tmp_path):
         lambda s: s.differs("a/b/x", tmp_path / "original"),
         lambda s: (s.names("a/b"), s.folders("a"), s.names("a/c")),
         lambda s: (s.exists("a/b/x"), s.exists("a/b")),
+        lambda s: (s.size("a/b/x"), s.size("a/b")),
         lambda s: (s.describe("a/b/x"), s.place("a/b/x")),
     ):
         assert ask(fenced) == ask(store)

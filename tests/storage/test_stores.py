@@ -49,6 +49,35 @@ def test_how_large_a_file_is(store):
     assert [store.size(name) for name in names] == [5, 0, None, None, None]
 
 
+@pytest.mark.parametrize(
+    ("there", "before", "data", "done"),
+    [
+        pytest.param(b"ab", b"ab", b"cd", True, id="as it was left"),
+        pytest.param(b"", b"", b"cd", True, id="empty"),
+        pytest.param(b"abc", b"ab", b"cd", True, id="a part of it is there"),
+        pytest.param(b"abcd", b"ab", b"cd", True, id="all of it is there"),
+        pytest.param(b"abcde", b"ab", b"cd", False, id="more is there"),
+        pytest.param(b"abx", b"ab", b"cd", False, id="something else is there"),
+        pytest.param(b"a", b"ab", b"cd", False, id="shorter"),
+        pytest.param(b"xb", b"ab", b"cd", False, id="another beginning"),
+        pytest.param(None, b"", b"cd", False, id="gone"),
+        pytest.param(b"x" * 5000 + b"b", b"a" * 5000 + b"b", b"cd", False, id="long, another"),
+        pytest.param(b"a" * 5000, b"a" * 5000, b"cd", True, id="long"),
+        pytest.param(b"a" * 4999, b"a" * 5000, b"cd", False, id="long, and shorter"),
+    ],
+)
+def test_bytes_are_appended_to_what_was_left(store, there, before, data, done):
+    """A bucket cannot: whoever wants it then writes the whole file."""
+    if there is not None:
+        store.write("a/log", there)
+    done = done and not store.location.startswith("gs://")
+    assert store.append("a/log", before, data) is done
+    if done:
+        assert store.read("a/log") == before + data
+    elif there is not None:
+        assert store.read("a/log") == there
+
+
 def test_pieces_become_one_file(store):
     store.write("a/b", iter([b"1", memoryview(b"23"), b"", b"4"]))
     assert store.read("a/b") == b"1234"

@@ -123,10 +123,22 @@ def test_a_new_run_has_no_files(files):
         pytest.param("config.json", "config", b'{"epochs": "many"}', id="wrong type"),
         pytest.param("config.json", "config", b"", id="empty config"),
         pytest.param("status.json", "status", b"[]", id="status is a list"),
-        pytest.param("log.jsonl", "log", b'{"step": 10}\n{"step"', id="half a line"),
+        pytest.param("log.jsonl", "log", b'{"step": 10}\n{"step"\n', id="half a line"),
     ],
 )
 def test_a_damaged_file_is_named(files, file, read, data):
     files.store.write(f"runs/night/{file}", data)
     with pytest.raises(RelayError, match=f"{file}(, line 2)?: damaged .*new RUN"):
         getattr(files, read)()
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b'{"step": 2, "lo', b'{"step": 2}'])
+def test_a_last_line_that_a_kill_cut_off_is_left_out(tmp_path, torn):
+    store = LocalStore(tmp_path)
+    store.write("runs/r/log.jsonl", b'{"step": 1}\n' + torn)
+    steps = [line["step"] for line in RunFiles(store, "r").log()]
+    assert steps == ([1, 2] if torn.endswith(b"}") else [1])
+    store.write("runs/r/log.jsonl", torn + b'\n{"step": 1}\n')
+    if torn in (b"{", b'{"step": 2, "lo'):
+        with pytest.raises(RelayError, match="line 1"):
+            RunFiles(store, "r").log()

@@ -194,6 +194,73 @@ def test_of_several_files_under_one_name_the_last_is_written(saver, store):
     assert store.order.count("status.json") == 1
 
 
+class Appended(Watched):
+    """A folder that counts the bytes that are written to it."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.bytes: list[tuple[str, int]] = []
+
+    def write(self, name, data):
+        super().write(name, data)
+        self.bytes.append(("whole", len(data)))
+
+    def append(self, name, before, data):
+        done = super().append(name, before, data)
+        self.bytes += [("added", len(data))] if done else []
+        return done
+
+
+def test_a_log_that_grew_is_appended_to(tmp_path, said):
+    """The rest is written whole: what was before it, and what another session wrote."""
+    store = Appended(tmp_path / "store")
+    saver = Saver(store, RUN, tmp_path / "unsent", Lineage(), Keep, said.append)
+    name, lines = "runs/night/log.jsonl", [b"%04d\n" % n for n in range(1000)]
+    store.write(name, b"what an earlier session left")
+    store.bytes.clear()
+
+    def put(data: bytes) -> list[tuple[str, int]]:
+        saver.write(name, data)
+        assert saver.finish(PATIENCE)
+        assert store.read(name) == data
+        told, store.bytes = store.bytes, []
+        return told
+
+    assert put(b"".join(lines[:900])) == [("whole", 4500)]
+    assert put(b"".join(lines[:902])) == [("added", 10)]
+    assert put(b"".join(lines[:902])) == [], "nothing is new"
+    assert put(b"".join(lines[:903])) == [("added", 5)]
+    assert put(b"".join([*lines[:901], b"else\n"])) == [("whole", 4510)], "another line"
+    store.write(name, b"".join(lines[:910]))
+    store.bytes.clear()
+    assert put(b"".join([*lines[:901], b"else\n", b"more\n"])) == [("whole", 4515)]
+    saver.write("runs/night/status.json", b"1")
+    saver.write("runs/night/status.json", b"12")
+    assert saver.finish(PATIENCE)
+    assert {how for how, _ in store.bytes} == {"whole"}
+    saver.close()
+
+
+def test_what_was_appended_before_a_failure_is_not_appended_twice(tmp_path, said):
+    store = Appended(tmp_path / "store")
+    saver = Saver(store, RUN, tmp_path / "unsent", Lineage(), Keep, said.append)
+    name, real = "runs/night/log.jsonl", store.append
+    saver.write(name, b"1\n")
+    assert saver.finish(PATIENCE)
+
+    def torn(name, before, data):
+        real(name, before, data[:1])
+        store.append = real
+        raise StoreError("/store: cannot be written (it is full); free it.")
+
+    store.append = torn
+    saver.write(name, b"1\n22\n")
+    assert saver.finish(PATIENCE)
+    assert store.read(name) == b"1\n22\n"
+    assert store.bytes[-1] == ("added", 3)
+    saver.close()
+
+
 # A store that is away.
 
 

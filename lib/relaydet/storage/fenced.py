@@ -52,6 +52,11 @@ class Fenced:
         """See `Store.size`."""
         return self._store.size(name)
 
+    def append(self, name: str, before: bytes, data: bytes) -> bool:
+        """See `Store.append`; raises LeaseLostError as well."""
+        self._lease.confirm()
+        return self._store.append(name, before, data)
+
     def delete(self, name: str) -> None:
         """See `Store.delete`; raises LeaseLostError as well."""
         self._lease.confirm()

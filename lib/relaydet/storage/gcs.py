@@ -105,6 +105,10 @@ class GcsStore:
             blob = self._bucket.get_blob(name_in_bucket, timeout=ANSWER_SECONDS, retry=_retry())
         return None if blob is None else int(blob.size)
 
+    def append(self, name: str, before: bytes, data: bytes) -> bool:
+        """False: an object cannot be added to."""
+        return False
+
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; none there is fine."""
         with self._explained(name, "be removed"):

@@ -301,8 +301,8 @@ def _watch(
     clock: Clock,
 ) -> None:
     """Return when a lease is over; raise as soon as its holder renews it, or at a stop."""
-    if note := held.ahead(clock):
-        say(note)
+    if told := held.ahead(clock):
+        say(told)
     say(
         f"run {run!r} is held by {held}, which has not given it back; watching for up to"
         f" {left:.0f} s whether that session still renews it ..."
@@ -319,7 +319,7 @@ def _watch(
         if now is None or now.is_free():
             return
         if now != held:
-            if note := _disagreement_of(held, now, clock):
+            if (note := _disagreement_of(held, now, clock)) and not told:
                 say(note)
             raise _refusal(run, now)
         left = _watch_left(store, run, held, asked, life, clock)

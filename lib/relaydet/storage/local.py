@@ -18,6 +18,8 @@ from relaydet.storage.troubles import away, on_drive, store_trouble
 TEMPORARY = ".part"
 STALE_SECONDS = 3600
 BLOCK = 1 << 20
+APPEND_LOOK = 4096
+"""Bytes at the end of a file that are compared before something is appended."""
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -208,6 +210,34 @@ class LocalStore:
                 return None
             raise store_trouble(self.path(name), "be reached", error) from error
         return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def append(self, name: str, before: bytes, data: bytes) -> bool:
+        """Put bytes behind those that a file holds; False where it is not as it was left.
+
+        Looked at are its length, what an earlier try may have left of the same bytes, and the last
+        of those before: another session that took the run over has written the file anew. On a
+        mounted Drive nothing is appended, which uploads the whole file either way.
+        """
+        path = self.path(name)
+        try:
+            self._look()
+            if on_drive(path):
+                return False
+            with path.open("r+b") as file:
+                size, kept = os.fstat(file.fileno()).st_size, min(len(before), APPEND_LOOK)
+                file.seek(max(0, len(before) - kept))
+                left = file.read(kept + len(data) + 1)
+                if size < len(before) or not (before[len(before) - kept :] + data).startswith(left):
+                    return False
+                file.seek(len(before))
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno in (*_ABSENT, errno.EISDIR):
+                return False
+            raise store_trouble(path, "be written", error) from error
+        return True
 
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; none there is fine."""

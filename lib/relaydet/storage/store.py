@@ -63,6 +63,20 @@ class Store(Protocol):
     def size(self, name: str) -> int | None:
         """Bytes of a file, without reading it; None where there is none."""
 
+    def append(self, name: str, before: bytes, data: bytes) -> bool:
+        """Put bytes behind those that a file holds, without writing it anew.
+
+        A reader may see a part of what is appended, as may whoever comes after a kill.
+
+        Args:
+            name: of the file.
+            before: what it holds, as the caller left it there.
+            data: what to add.
+
+        Returns:
+            Whether it was done; False where the file is not as it was left, or this store cannot.
+        """
+
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; none there is fine."""
 

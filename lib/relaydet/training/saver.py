@@ -28,6 +28,8 @@ LOOK_SECONDS = 0.5
 """How often a wait looks whether a stop was asked for."""
 TELL_SECONDS = 60.0
 """After so long, and again each time, a wait says what it waits for."""
+LOG = ".jsonl"
+"""Ending of files that grow: they are written whole once, and what is new is appended."""
 UNSAVED_SECONDS = 1800.0
 """How long training goes on while neither this machine's disk nor the store takes a checkpoint."""
 LEAST_PATIENCE_SECONDS = 120.0
@@ -84,6 +86,7 @@ class Saver:
         self._unsafe_since: float | None = None
         self._waiting: Packed | None = None
         self._files: dict[str, bytes] = {}
+        self._logs: dict[str, bytes] = {}
         self._busy = False
         self._closed = False
         self._hurried = False
@@ -309,8 +312,20 @@ class Saver:
             self._tell_published()
             tidy(self._store, self._run, packed.manifest, self._keep())
         for name in list(files):
-            self._store.write(name, files[name])
+            self._put(name, files[name])
             del files[name]
+
+    def _put(self, name: str, data: bytes) -> None:
+        """Write a file; of a log that only grew, what is new."""
+        before = self._logs.get(name)
+        if before is None or not data.startswith(before) or not self._append(name, before, data):
+            self._store.write(name, data)
+        if name.endswith(LOG):
+            self._logs[name] = data
+
+    def _append(self, name: str, before: bytes, data: bytes) -> bool:
+        new = data[len(before) :]
+        return not new or self._store.append(name, before, new)
 
     def _tell_published(self) -> None:
         try:
