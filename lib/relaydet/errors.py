@@ -29,6 +29,12 @@ class DamagedError(RelayError):
     """A file is not as it was written: it counts as absent wherever something else can stand in."""
 
 
+class StopError(RelayError):
+    """A stop was asked for while something was waited for; nothing was computed meanwhile."""
+
+    stopped = True
+
+
 class StoreError(RelayError):
     """The store does not do what it is asked, and may again: it is full, away or locked.
 

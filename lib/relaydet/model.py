@@ -71,6 +71,11 @@ class Recipe:
         """The peak learning rate for a batch size in images: linear in it for sgd."""
         return self.learning_rate * (batch_size / 16 if self.optimizer == "sgd" else 1)
 
+    def sides(self, image_size: int | None = None) -> tuple[int, int]:
+        """Return the pixels of a resized image's short side, and of its long side at most."""
+        short = self.image_size if image_size is None else image_size
+        return short, round(short * self.max_size / self.image_size)
+
 
 class Float32BoxCoder(BoxCoder):
     """torchvision's box coder, decoding in float32 under autocast too.
@@ -287,10 +292,7 @@ def build_model(
             f"IMAGE_SIZE: {short_side} pixels is too small for a detector; take at least"
             f" {SMALLEST_IMAGE} (the recipe of {name!r} takes {recipe.image_size})."
         )
-    sizes = {
-        "min_size": short_side,
-        "max_size": round(short_side * recipe.max_size / recipe.image_size),
-    }
+    sizes = dict(zip(("min_size", "max_size"), recipe.sides(image_size), strict=True))
     with torch.random.fork_rng(devices=[]):
         # Only the CPU's generator: torch.manual_seed would also disturb the GPUs'.
         torch.default_generator.manual_seed(seed)

@@ -149,3 +149,57 @@ def test_batches_are_of_one_shape_whatever_their_order(made):
     for batch in batches:
         assert 1 <= len(batch) <= 3
         assert len({bool(samples.heights_M[index] > 5) for index in batch}) == 1
+
+
+def of_boxes(*boxes, width=640, height=480) -> Dataset:
+    """One image with some boxes, and one with a good one."""
+    images = [Image(1, "a/1.png", width, height, source="a"), Image(2, "a/2.png", 9, 9, source="a")]
+    annotations = [Annotation(n, 1, 1, box, 1.0) for n, box in enumerate(boxes, start=1)]
+    annotations.append(Annotation(99, 2, 1, (1, 1, 5, 5), 25.0))
+    return Dataset(images, annotations, [Category(1, "person")])
+
+
+@pytest.mark.parametrize(
+    ("box", "stays"),
+    [
+        pytest.param((-0.3, 100, 0.30001, 200), False, id="touches the edge by 1e-5"),
+        pytest.param((-0.3, 100, 0.30000000000000004, 200), False, id="by a last bit"),
+        pytest.param((0.5, 20, 2e-5, 40), False, id="2e-5 wide: 0 once flipped"),
+        pytest.param((630, 20, 2e-5, 40), False, id="2e-5 wide: 0 before it is flipped"),
+        pytest.param((0.5, 20, 40, 1e-3), False, id="high, but not once resized"),
+        pytest.param((0.5, 20, 0.049, 40), False, id="0.0098 px once resized by 5"),
+        pytest.param((0.5, 20, 0.051, 40), True, id="0.0102 px"),
+        pytest.param((10, 20, 30, 40), True, id="a good one"),
+    ],
+)
+def test_boxes_are_judged_by_what_flip_and_resize_make_of_them(box, stays):
+    samples = training_samples(of_boxes(box, (10, 20, 30, 40)), {}, sides=(96, 128))
+    assert len(samples.labels_N) == 2 + stays
+    assert samples.file_names == ["a/1.png", "a/2.png"]
+    if stays:
+        assert samples.left_out == ()
+    else:
+        (line,) = samples.left_out
+        assert line.startswith("1 boxes are left out")
+        assert "annotation 1 of a/1.png" in line
+
+
+def test_an_image_that_keeps_no_box_is_left_out_as_one_of_crowds_alone():
+    samples = training_samples(of_boxes((0.5, 20, 2e-5, 40), (0.5, 20, 2e-5, 40)), {})
+    assert samples.file_names == ["a/2.png"]
+    assert samples.left_out[0].startswith("2 boxes")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "stays"),
+    [(3000, 1, False), (1, 3000, False), (20000, 8, False), (100, 1, True), (1, 1, True),
+     (128, 1, False)],
+)  # fmt: skip
+def test_images_with_a_side_of_nothing_are_left_out_by_name(width, height, stays):
+    dataset = of_boxes(width=width, height=height)
+    samples = training_samples(dataset, {}, sides=(96, 128))
+    assert ("a/1.png" in samples.file_names) == stays
+    if not stays:
+        (line,) = samples.left_out
+        assert "1 images are left out" in line
+        assert "a/1.png" in line

@@ -11,7 +11,7 @@ import pytest
 from relaydet.runtime.limits import Deadline
 from relaydet.runtime.stop import StopRequest, stop_on_signals
 
-HANDLED = (signal.SIGINT, signal.SIGTERM)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture
@@ -126,3 +126,15 @@ def test_outside_the_main_thread_nothing_is_caught():
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(n) for n in HANDLED]
+
+
+def test_sighup_stays_ignored_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = StopRequest()
+        with stop_on_signals(stop):
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.reason is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -5,29 +5,32 @@ Shape suffixes: C channels, H height, W width, N boxes, M images, 4 corners (x1,
 
 from __future__ import annotations
 
-import math
-import signal
+import errno
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from relaydet.data.augment import Augmentation, augment
 from relaydet.data.dataset import Annotation, Dataset, Image
 from relaydet.data.decode import decode
 from relaydet.data.images import Images
 from relaydet.data.order import BatchPlan, aspect_groups
-from relaydet.errors import DataError, RelayError
+from relaydet.data.workers import NO_STOP, Read, Sample, Task, Wait, read_in_order
+from relaydet.errors import RelayError
+from relaydet.storage.troubles import is_away, on_drive
 
-_GRACE_SECONDS = 60
-"""How long a worker lives on after SIGTERM."""
+__all__ = ["Sample", "Samples", "Wait"]
 
-Sample = tuple[torch.Tensor, dict[str, torch.Tensor]]
-_Read = tuple[torch.Tensor, dict[str, np.ndarray]]
+
+LEAST_BOX_SIDE = 0.01
+"""Pixels of the resized image that a box to train on is wide and high at least."""
+RESIZE_ROUNDING = 1e-3
+"""Pixels that a resized side may be off by: older torchvision multiplies in float32."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Samples:
     boxes_N4: np.ndarray
     labels_N: np.ndarray
     starts: np.ndarray
+    left_out: tuple[str, ...] = ()
+    """A sentence for each kind of image or box that cannot be trained on, with an example."""
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -61,35 +66,114 @@ class Samples:
 
 
 def training_samples(
-    dataset: Dataset, folders: Mapping[str, Images], include: Sequence[str] = ()
+    dataset: Dataset,
+    folders: Mapping[str, Images],
+    include: Sequence[str] = (),
+    sides: tuple[int, int] | None = None,
 ) -> Samples:
-    """Images to train on.
+    """Return the images to train on.
 
     Images whose only annotations are crowd regions are left out: what they show would be taught
-    as background.
+    as background. So are boxes and images that flipping and resizing leave nothing of.
 
     Args:
         dataset: a merged dataset; its category ids are the labels 1..K.
         folders: where each source's images are.
         include: sources to take; empty takes all.
+        sides: pixels that the detector resizes an image's short side to, and its long side at most.
     """
     wanted = set(include)
     by_image = dataset.annotations_by_image()
-    images, objects = [], []
-    for image in dataset.images:
-        annotations = by_image.get(image.id, [])
-        kept = [a for a in annotations if not a.iscrowd and _has_size(a)]
-        if (not wanted or image.source in wanted) and (kept or not annotations):
+    taken = [i for i in dataset.images if not wanted or i.source in wanted]
+    thin, slivers = _LeftOut(), _LeftOut()
+    for image in taken:
+        if not _has_sides(image, sides):
+            thin.add(image.file_name)
+    taken = [image for image in taken if _has_sides(image, sides)]
+    objects = [[a for a in by_image.get(i.id, []) if not a.iscrowd] for i in taken]
+    images, kept_objects = [], []
+    for image, mine, sized in zip(taken, objects, _sized(taken, objects, sides), strict=True):
+        kept = [annotation for annotation, has_size in zip(mine, sized, strict=True) if has_size]
+        if len(kept) < len(mine):
+            lost = next(a for a, has_size in zip(mine, sized, strict=True) if not has_size)
+            slivers.add(f"annotation {lost.id} of {image.file_name}", len(mine) - len(kept))
+        if kept or image.id not in by_image:
             images.append(image)
-            objects.append(kept)
-    return _as_arrays(folders, images, objects)
+            kept_objects.append(kept)
+    left_out = (
+        thin.sentence("images are left out: resized, one of their sides would be 0 pixels long"),
+        slivers.sentence(
+            f"boxes are left out: flipped or resized, they are less than {LEAST_BOX_SIDE} pixels"
+            " wide or high"
+        ),
+    )
+    samples = _as_arrays(folders, images, kept_objects)
+    return replace(samples, left_out=tuple(line for line in left_out if line))
 
 
-def _has_size(annotation: Annotation) -> bool:
-    """Whether the box still has one in float32, in which it is trained on."""
-    x, y, width, height = annotation.bbox
-    corners = np.array([x, y, x + width, y + height], np.float32)
-    return bool(corners[0] < corners[2] and corners[1] < corners[3])
+@dataclass
+class _LeftOut:
+    """What cannot be trained on: how many, and the first of them."""
+
+    count: int = 0
+    example: str = ""
+
+    def add(self, name: str, count: int = 1) -> None:
+        self.count += count
+        self.example = self.example or name
+
+    def sentence(self, what: str) -> str:
+        """Return what to report; an empty text where nothing is left out."""
+        return f"{self.count} {what} (the first: {self.example})" if self.count else ""
+
+
+def resize_scale(width: int, height: int, sides: tuple[int, int]) -> float:
+    """Return the factor that torchvision's detectors resize an image by.
+
+    Args:
+        width: pixels of the image.
+        height: pixels of the image.
+        sides: pixels of the short side, and of the long side at most.
+    """
+    return min(sides[0] / min(width, height), sides[1] / max(width, height))
+
+
+def _has_sides(image: Image, sides: tuple[int, int] | None) -> bool:
+    """Return whether both sides of an image are at least a pixel long once it is resized.
+
+    torchvision rounds them down; in older releases after a product in float32.
+    """
+    if sides is None or min(image.width, image.height) < 1:
+        return True  # they are not known
+    scale = resize_scale(image.width, image.height, sides)
+    return min(image.width, image.height) * scale >= 1 + RESIZE_ROUNDING
+
+
+def _sized(
+    images: Sequence[Image],
+    objects: Sequence[Sequence[Annotation]],
+    sides: tuple[int, int] | None,
+) -> list[np.ndarray]:
+    """Return which boxes of each image still have a size in float32, flipped and resized."""
+    corners_N4 = _corners_N4(objects)
+    counts = list(map(len, objects))
+    widths_N = np.repeat(np.array([image.width for image in images], np.float32), counts)
+    scales = [
+        resize_scale(image.width, image.height, sides)
+        if sides and min(image.width, image.height) >= 1
+        else np.inf
+        for image in images
+    ]
+    wide_N, high_N = (corners_N4[:, 2:] - corners_N4[:, :2]).T
+    flipped_N = (widths_N - corners_N4[:, 0]) - (widths_N - corners_N4[:, 2])
+    least_N = np.minimum(np.minimum(wide_N, high_N), flipped_N)
+    sized_N = (least_N > 0) & (least_N >= LEAST_BOX_SIDE / np.repeat(np.array(scales), counts))
+    return np.split(sized_N, np.cumsum(counts)[:-1]) if counts else []
+
+
+def _corners_N4(objects: Sequence[Sequence[Annotation]]) -> np.ndarray:
+    xywh_N4 = np.array([a.bbox for mine in objects for a in mine], np.float32).reshape(-1, 4)
+    return np.concatenate([xywh_N4[:, :2], xywh_N4[:, :2] + xywh_N4[:, 2:]], axis=1)
 
 
 def evaluation_samples(dataset: Dataset, folders: Mapping[str, Images]) -> Samples:
@@ -102,14 +186,13 @@ def _as_arrays(
     images: Sequence[Image],
     objects: Sequence[Sequence[Annotation]],
 ) -> Samples:
-    xywh_N4 = np.array([a.bbox for kept in objects for a in kept], np.float32).reshape(-1, 4)
     return Samples(
         folders=folders,
         file_names=[image.file_name for image in images],
         image_ids_M=np.array([image.id for image in images], np.int64),
         widths_M=np.array([image.width for image in images], np.int64),
         heights_M=np.array([image.height for image in images], np.int64),
-        boxes_N4=np.concatenate([xywh_N4[:, :2], xywh_N4[:, :2] + xywh_N4[:, 2:]], axis=1),
+        boxes_N4=_corners_N4(objects),
         labels_N=np.array([a.category_id for kept in objects for a in kept], np.int64),
         starts=np.cumsum([0] + [len(kept) for kept in objects]),
     )
@@ -117,19 +200,14 @@ def _as_arrays(
 
 @dataclass(frozen=True)
 class _TrainingReader:
-    """What a worker does for one key (epoch, index)."""
+    """What is read for one key (epoch, index)."""
 
     samples: Samples
     augmentation: Augmentation
     seed: int
 
-    def __getitem__(self, key: tuple[int, int]) -> _Read | RelayError:
-        try:
-            return self._read(*key)
-        except RelayError as error:
-            return error  # raised in a worker, it would come out as that worker's traceback
-
-    def _read(self, epoch: int, index: int) -> _Read:
+    def __call__(self, key: tuple[int, int]) -> Read:
+        epoch, index = key
         rows = slice(self.samples.starts[index], self.samples.starts[index + 1])
         image_HWC, boxes_N4 = augment(
             self.samples.read(index),
@@ -141,13 +219,18 @@ class _TrainingReader:
             "boxes": np.ascontiguousarray(boxes_N4, np.float32),
             "labels": self.samples.labels_N[rows],
         }
-        return _to_tensor(image_HWC), target
+        return Read(_by_channel(image_HWC), target)
 
 
 def training_batches(
-    samples: Samples, plan: BatchPlan, augmentation: Augmentation, workers: int, pin: bool = False
-) -> Iterator[list[Sample]]:
-    """The optimizer batches of a plan, in order.
+    samples: Samples,
+    plan: BatchPlan,
+    augmentation: Augmentation,
+    workers: int,
+    pin: bool = False,
+    wait: Wait = NO_STOP,
+) -> Generator[list[Sample], None, None]:
+    """Read the optimizer batches of a plan, in order.
 
     Args:
         samples: the images.
@@ -155,36 +238,110 @@ def training_batches(
         augmentation: how they are changed.
         workers: loader processes; 0 reads in this one.
         pin: put pixels into memory that a GPU can copy from while it computes.
+        wait: what ends a wait for an image.
 
     Yields:
         Lists of (image, target): uint8 [3, H, W], and boxes [N, 4] (corners, pixels) with
         labels [N] in 1..K.
+
+    Raises:
+        DataError: an image cannot be read, or none came for some minutes.
+        StopError: a stop was asked for while one was waited for.
     """
-    loader: DataLoader = DataLoader(
-        _TrainingReader(samples, augmentation, plan.seed),  # type: ignore[arg-type]
-        batch_sampler=plan,
-        num_workers=workers,
-        collate_fn=_pack,
-        worker_init_fn=_start_worker,
-        prefetch_factor=4 if workers else None,
-        pin_memory=pin,
+    task = Task(
+        read=_TrainingReader(samples, augmentation, plan.seed),
+        describe=_Places(samples).of_key,
+        away=_Mounts.of(samples),
+        batches=plan,
+        ahead=3 * workers * plan.batch_size,
     )
-    for packed in loader:
-        yield [
-            (image_CHW, {name: torch.from_numpy(values) for name, values in target.items()})
-            for image_CHW, target in zip(_images(packed), packed.targets, strict=True)
-        ]
+    return read_in_order(task, workers, pin, wait)
 
 
 @dataclass(frozen=True)
 class _ImageReader:
     samples: Samples
 
-    def __getitem__(self, index: int) -> _Read | RelayError:
-        try:
-            return _to_tensor(self.samples.read(index)), {}
-        except RelayError as error:
-            return error
+    def __call__(self, index: int) -> Read:
+        return Read(_by_channel(self.samples.read(index)))
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Name images for messages."""
+
+    samples: Samples
+
+    def of_key(self, key: tuple[int, int]) -> str:
+        return self.of_index(key[1])
+
+    def of_index(self, index: int) -> str:
+        source, name = self.samples.file_names[index].split("/", 1)
+        return f"image {name} of the {self.samples.folders[source].describe()}"
+
+
+@dataclass(frozen=True)
+class _Mounts:
+    """Tell an image that is not there from a disk or mount that is not."""
+
+    devices: dict[Path, int | None]
+    """Number of the file system that each source's images are on; None where it was not there."""
+
+    @classmethod
+    def of(cls, samples: Samples) -> _Mounts:
+        places = {_place(images) for images in samples.folders.values()}
+        return cls({place: _device(place) for place in places if place is not None})
+
+    def __call__(self, error: RelayError) -> str:
+        """Return a sentence with the remedy where a mount is away; else an empty text."""
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__
+        if cause is None:
+            return ""
+        gone = cause.errno in (errno.ENOENT, errno.ENOTDIR)
+        for place, device in self.devices.items():
+            if str(place) in str(error) and (is_away(cause) or (gone and _left(place, device))):
+                return f"{str(error).rpartition(';')[0]}; {_remedy(place)}."
+        return ""
+
+
+def _place(images: Images) -> Path | None:
+    """Return the folder or zip on this machine that a source's images are read from."""
+    for name in ("root", "path", "folder"):
+        if isinstance(place := getattr(images, name, None), Path):
+            return place
+    return None
+
+
+def _device(place: Path) -> int | None:
+    try:
+        return place.stat().st_dev
+    except OSError:
+        return None
+
+
+def _left(place: Path, device: int | None) -> bool:
+    """Return whether the file system that a folder was on is not mounted there any more."""
+    if device is None:
+        return False
+    try:
+        found = next(p for p in (place, *place.absolute().parents) if p.exists())
+        return found.stat().st_dev != device
+    except OSError:
+        return True
+
+
+def _remedy(place: Path) -> str:
+    if on_drive(place):
+        return (
+            "Drive's mount has died: run drive.mount('/content/drive', force_remount=True) in"
+            " another notebook cell, or restart the runtime and run again"
+        )
+    return (
+        "mount the disk again, or copy the images to this machine, name the folder in IMAGES and"
+        " run again"
+    )
 
 
 def batches_of_one_shape(
@@ -215,64 +372,35 @@ def batches_of_one_shape(
 
 
 def read_batches(
-    samples: Samples, batches: Sequence[list[int]], workers: int
+    samples: Samples, batches: Sequence[list[int]], workers: int, wait: Wait = NO_STOP
 ) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
-    """The images of some batches.
+    """Read the images of some batches.
+
+    Args:
+        samples: the images.
+        batches: indices into the samples.
+        workers: loader processes; 0 reads in this one.
+        wait: what ends a wait for an image.
 
     Yields:
         Indices into the samples, and the images as uint8 [3, H, W].
+
+    Raises:
+        DataError: an image cannot be read, or none came for some minutes.
+        StopError: a stop was asked for while one was waited for.
     """
-    loader: DataLoader = DataLoader(
-        _ImageReader(samples),  # type: ignore[arg-type]
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=_pack,
-        worker_init_fn=_start_worker,
+    task = Task(
+        read=_ImageReader(samples),
+        describe=_Places(samples).of_index,
+        away=_Mounts.of(samples),
+        batches=batches,
+        ahead=workers * max(map(len, batches), default=1),
     )
-    for indices, packed in zip(batches, loader, strict=True):
-        yield indices, _images(packed)
+    with closing(read_in_order(task, workers, False, wait)) as read:
+        for indices, batch in zip(batches, read, strict=True):
+            yield indices, [image_CHW for image_CHW, _ in batch]
 
 
-class _Packed(NamedTuple):
-    """A batch on its way from a worker."""
-
-    pixels: torch.Tensor
-    """uint8, all images one after the other."""
-    shapes: list[tuple[int, ...]]
-    targets: list[dict[str, np.ndarray]]
-    errors: list[RelayError]
-
-
-def _pack(batch: Sequence[_Read | RelayError]) -> _Packed:
-    """All images as one tensor: a worker hands each tensor over by a connection of its own."""
-    errors = [item for item in batch if isinstance(item, RelayError)]
-    read = [item for item in batch if not isinstance(item, RelayError)]
-    pixels = torch.cat([image_CHW.flatten() for image_CHW, _ in read]) if read else torch.empty(0)
-    shapes = [tuple(image_CHW.shape) for image_CHW, _ in read]
-    return _Packed(pixels, shapes, [target for _, target in read], errors)
-
-
-def _images(packed: _Packed) -> list[torch.Tensor]:
-    """The images of a batch, uint8 [3, H, W]; raises DataError where one could not be read."""
-    for error in packed.errors:
-        raise DataError(str(error)) from error
-    parts = packed.pixels.split([math.prod(shape) for shape in packed.shapes])
-    return [part.view(shape) for part, shape in zip(parts, packed.shapes, strict=True)]
-
-
-def _start_worker(_worker: int) -> None:
-    """A worker has one core, and outlives a signal for a while: pausing is the main process's.
-
-    A terminal's Ctrl-C reaches all processes, and so does torchrun's SIGTERM; the main one saves,
-    and needs its workers until then.
-    """
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
-    else:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _to_tensor(image_HWC: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image_HWC.transpose(2, 0, 1)))
+def _by_channel(image_HWC: np.ndarray) -> np.ndarray:
+    """Return an image as tensors have it: [3, H, W], contiguous."""
+    return np.ascontiguousarray(image_HWC.transpose(2, 0, 1))

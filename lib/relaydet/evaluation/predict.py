@@ -17,7 +17,14 @@ from queue import SimpleQueue
 import torch
 from torchvision.models.detection import FasterRCNN
 
-from relaydet.data.loader import Samples, batches_of_one_shape, read_batches
+from relaydet.data.loader import (
+    RESIZE_ROUNDING,
+    Samples,
+    Wait,
+    batches_of_one_shape,
+    read_batches,
+    resize_scale,
+)
 from relaydet.errors import RelayError
 from relaydet.evaluation.results import Detection
 from relaydet.evaluation.shards import BATCHES, Shards
@@ -148,7 +155,9 @@ def _results(
             free.put(mine)
         return list(zip(batch[0], outputs, strict=True))
 
-    reader = progress(_timed(read_batches(samples, batches, workers), clock), len(batches))
+    reader = progress(
+        _timed(read_batches(samples, batches, workers, Wait(say=say)), clock), len(batches)
+    )
     if len(devices) == 1:  # no thread: the stop button, and a traceback, work as everywhere
         yield from (task(batch) for batch in reader)
         return
@@ -189,6 +198,11 @@ def _outputs(
     say: Callable[[str], None],
 ) -> list[dict[str, torch.Tensor]]:
     """What the model says of images [3, H, W], on the CPU, in smaller parts until they fit."""
+    seen = [_has_pixels(model, image_CHW) for image_CHW in images]
+    if not all(seen):
+        shown = [image_CHW for image_CHW, has in zip(images, seen, strict=True) if has]
+        found_shown = iter(_outputs(model, shown, device, at_once, say) if shown else [])
+        return [next(found_shown) if has else _nothing() for has in seen]
 
     def attempt() -> list[dict[str, torch.Tensor]]:
         found = []
@@ -206,6 +220,25 @@ def _outputs(
             raise RelayError("The device's memory is too small for one image; take DEVICE cpu.")
         at_once.halve(len(images))
         say(f"{size} images at once did not fit into the memory; from here on {at_once.size}")
+
+
+def _has_pixels(model: FasterRCNN, image_CHW: torch.Tensor) -> bool:
+    """Return whether an image has any pixel left once it is resized; torchvision fails on none."""
+    transform = getattr(model, "transform", None)
+    if transform is None:
+        return True
+    height, width = image_CHW.shape[-2:]
+    scale = resize_scale(width, height, (transform.min_size[-1], transform.max_size))
+    return min(height, width) * scale >= 1 + RESIZE_ROUNDING
+
+
+def _nothing() -> dict[str, torch.Tensor]:
+    """What a detector says that found nothing."""
+    return {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "scores": torch.zeros(0),
+    }
 
 
 def _shape(model: FasterRCNN, height: int, width: int) -> tuple[int, int]:

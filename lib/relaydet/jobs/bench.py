@@ -25,6 +25,7 @@ from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import detect
 from relaydet.runtime.device import devices_to_use
 from relaydet.runtime.stop import StopRequest, stop_on_signals
+from relaydet.runtime.torch_state import own_torch_state
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store
 from relaydet.training.launch import launch
@@ -122,7 +123,12 @@ def time_here(
     """This process's part of `bench`: all of it, or that of one rank."""
     stop = StopRequest() if stop is None else stop
     runtime = detect()
-    with joined(answer_minutes=10) as team, _samples(config) as samples, stop_on_signals(stop):
+    with (
+        own_torch_state(),
+        joined(answer_minutes=10) as team,
+        _samples(config) as samples,
+        stop_on_signals(stop),
+    ):
         device = device_of(team, config, runtime)
         if team.leads:
             say(f"device: {device.name} ({device.reason})")

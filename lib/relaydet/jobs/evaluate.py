@@ -19,6 +19,7 @@ from relaydet.evaluation.significance import Significance
 from relaydet.runtime.attached import first_having
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import Runtime, detect
+from relaydet.runtime.torch_state import own_torch_state
 from relaydet.storage.store import Store
 from relaydet.training.export import facts_name
 from relaydet.training.run_files import as_json
@@ -63,6 +64,11 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Eval
         RelayError: a run without a model, a dataset that is not there, categories without
             anything in common, results of another dataset.
     """
+    with own_torch_state():
+        return _evaluate(config, say)
+
+
+def _evaluate(config: EvaluateConfig, say: Callable[[str], None]) -> EvaluateResult:
     _check(config)
     store, runtime = find_store(config.store, say), detect()
     saved = [_dataset(store, runtime, name) for name in config.dataset]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from relaydet.runtime.detect import Runtime, detect
 from relaydet.runtime.device import Device, devices_to_use
 from relaydet.runtime.limits import find_deadline
 from relaydet.runtime.stop import StopRequest, stop_on_signals, stop_without_parent
+from relaydet.runtime.torch_state import own_torch_state
 from relaydet.storage.fenced import Fenced
 from relaydet.storage.lease import Lease, acquire
 from relaydet.storage.store import Store
@@ -184,10 +184,7 @@ def train_here(
     """
     check_name("RUN", config.run)
     stop = StopRequest() if stop is None else stop
-    if config.deterministic:
-        # cuBLAS reads it when CUDA is first used, and refuses deterministic mode without it.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with joined(config.answer_minutes) as team:
+    with own_torch_state(config.deterministic), joined(config.answer_minutes) as team:
         refuse_small_batch(config.batch_size, team.ranks)
         runtime = detect()
         stop.deadline = find_deadline(runtime, config.max_minutes)
@@ -217,6 +214,8 @@ def _train(
     refuse_small_batch(config.batch_size, team.ranks)
     saved = dataset_of(places, config)
     samples = samples_of(saved, config, bar)
+    for line in samples.left_out:
+        say(line)
     finished = _finished(places[0], config, samples, say)
     if finished:
         team.share_first(lambda: None)
@@ -270,7 +269,9 @@ def _train_along(
     trained = restore(plan.checkpoint, new, config, device, saved, _silent, team)
     step = plan.checkpoint.step if plan.checkpoint else 0
     with stop_on_signals(stop):
-        done = follow(run_steps(config, samples, trained, device, team, step, _silent), stop, team)
+        done = follow(
+            run_steps(config, samples, trained, device, team, step, _silent, stop), stop, team
+        )
     total = steps_per_epoch(len(samples), config.batch_size) * int(config.epochs or 0)
     outlook = look_ahead(step, done or step, total, 0.0)
     state = "done" if outlook.step == total else "paused"

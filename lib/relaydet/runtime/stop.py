@@ -21,6 +21,8 @@ class StopRequest:
 
     def __init__(self, deadline: Deadline | None = None) -> None:
         self.reason: str | None = None
+        self.signalled = False
+        """Whether a signal asked for it: whoever sent it waits, and may kill next."""
         self.reserve = 0.0
         """Seconds that the last save takes, as far as is known: it stops so much earlier."""
         self.deadline = deadline
@@ -63,10 +65,11 @@ def stop_without_parent(stop: StopRequest, patience: float) -> None:
 
 @contextmanager
 def stop_on_signals(stop: StopRequest) -> Iterator[None]:
-    """Turn Ctrl-C, a notebook's stop button and SIGTERM into a request to pause.
+    """Turn Ctrl-C, a notebook's stop button, SIGTERM and SIGHUP into a request to pause.
 
-    A second Ctrl-C interrupts at once. Signals can only be caught in the main thread; elsewhere
-    this does nothing.
+    A second Ctrl-C interrupts at once. SIGHUP comes where a terminal or connection is closed; it
+    stays ignored where it is, as under nohup. Signals can only be caught in the main thread;
+    elsewhere this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -79,11 +82,16 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
         pressed += number == signal.SIGINT
         if pressed > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt
+        stop.signalled = True
         stop.ask(f"stopped by {signal.Signals(number).name}")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None stands for a handler that was not set from Python; it cannot be set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -56,6 +56,11 @@ def away(path: Path) -> StoreError:
     return store_trouble(path, "be reached", OSError(errno.ENODEV, "the folder is gone"))
 
 
+def is_away(error: OSError) -> bool:
+    """Return whether an error says that a disk or mount is gone, and may come back."""
+    return error.errno in _AWAY
+
+
 def _remedy(path: Path, number: int | None) -> str:
     drive = on_drive(path)
     if number in _AWAY:

@@ -12,6 +12,7 @@ from relaydet.config import TrainConfig, parse_images
 from relaydet.data.loader import Samples, training_samples
 from relaydet.data.saved import SavedDataset, annotations_name, load_dataset, open_sources
 from relaydet.errors import RelayError, StoreError
+from relaydet.model import recipe_of
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import Runtime
 from relaydet.storage.store import Store
@@ -71,7 +72,8 @@ def samples_of(saved: SavedDataset, config: TrainConfig, bar: OpenBar) -> Sample
             f" {', '.join(sorted(saved.locations))}."
         )
     folders = open_sources(saved, parse_images(config.images, saved.locations), config.include, bar)
-    samples = training_samples(saved.dataset, folders, config.include)
+    sides = recipe_of(config.model).sides(config.image_size)
+    samples = training_samples(saved.dataset, folders, config.include, sides)
     if not len(samples):
         raise RelayError(f"Dataset {saved.name!r} has no image to train on; check INCLUDE.")
     return samples

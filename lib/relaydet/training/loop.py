@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,6 +90,14 @@ class Learner:
     """Whether all ranks do as many forward passes, as norms need that look at all of them."""
 
 
+@dataclass
+class Taken:
+    """Which optimizer step the weights are of."""
+
+    step: int | None
+    """Optimizer steps done; None while one is applied, which may be left half done."""
+
+
 def train_steps(
     learner: Learner,
     batches: Iterable[tuple[Share, list[Sample]]],
@@ -97,10 +105,12 @@ def train_steps(
     first_step: int,
     micro_batch: MicroBatch,
     say: Callable[[str], None] = print,
+    taken: Taken | None = None,
 ) -> Iterator[Step]:
     """Train on the batches, from optimizer step `first_step` on.
 
-    Between two steps the caller may log, save or stop; nothing else carries state.
+    Between two steps the caller may log, save or stop; nothing else carries state. Whatever a step
+    fails with before it is applied, weights and statistics are those of the step before.
 
     Args:
         learner: the model and what trains it.
@@ -110,6 +120,7 @@ def train_steps(
         micro_batch: images per forward pass; gradients accumulate over the batch. Halved where
             memory runs out, and the batch is done again.
         say: takes a sentence where memory ran out.
+        taken: is kept at the step that the weights are of.
 
     Raises:
         RankLostError: another rank was lost; the step is not taken.
@@ -117,15 +128,18 @@ def train_steps(
             taken.
     """
     norms = norm_buffers(learner.model)
+    taken = taken or Taken(first_step)
     started = time.perf_counter()
     for step, (share, batch) in enumerate(batches, start=first_step):
         arrived = time.perf_counter()
         lr = learning_rate(schedule, step)
         for group in learner.optimizer.param_groups:
             group["lr"] = lr
-        losses = _gradients(learner, share, batch, step, micro_batch, norms, say)
-        _require_finite(losses, step, lr)
+        with _unless_it_fails(learner, norms, taken) as kept:
+            losses = _gradients(learner, share, batch, step, micro_batch, norms, kept, say)
+            _require_finite(losses, step, lr)
         _update(learner)
+        taken.step = step + 1
         done = time.perf_counter()
         yield Step(
             step=step + 1,
@@ -139,6 +153,24 @@ def train_steps(
         started = time.perf_counter()
 
 
+@contextmanager
+def _unless_it_fails(
+    learner: Learner, norms: Sequence[torch.Tensor], taken: Taken
+) -> Iterator[list[torch.Tensor]]:
+    """Keep the norms' statistics meanwhile, and put them back where the step is not taken."""
+    kept, step = [buffer.clone() for buffer in norms], taken.step
+    taken.step = None
+    try:
+        yield kept
+    except BaseException:
+        # A device that fell away cannot be written to; why it did is what counts.
+        with suppress(RuntimeError):
+            put_back(norms, kept)
+            learner.optimizer.zero_grad(set_to_none=True)
+            taken.step = step
+        raise
+
+
 def _gradients(
     learner: Learner,
     share: Share,
@@ -146,30 +178,26 @@ def _gradients(
     step: int,
     micro_batch: MicroBatch,
     norms: Sequence[torch.Tensor],
+    kept: Sequence[torch.Tensor],
     say: Callable[[str], None],
 ) -> dict[str, float]:
     """The losses of a batch, whose gradients are then there: in smaller parts until they fit.
 
     All ranks take smaller parts when one has to: they go on step by step together.
     """
-    kept = [buffer.clone() for buffer in norms]
     learner.position.begin([image_CHW for image_CHW, _ in batch], learner.team)
-    try:
-        while True:
-            attempt = partial(_attempt, learner, share, batch, step, micro_batch.size)
-            mine, packed = unless_memory_runs_out(attempt, learner.device.device) or (None, [])
-            if mine is None and learner.even_passes:
-                raise _out_of_step(learner.team, micro_batch)
-            losses = _summed(learner.team, mine)
-            if losses is not None:
-                learner.team.sum_gradients(packed)
-                return losses
-            put_back(norms, kept)
-            learner.optimizer.zero_grad(set_to_none=True)
-            _halve(micro_batch, share, step, say)
-    except RankLostError:
-        put_back(norms, kept)  # the step is not taken, and a checkpoint may be
-        raise
+    while True:
+        attempt = partial(_attempt, learner, share, batch, step, micro_batch.size)
+        mine, packed = unless_memory_runs_out(attempt, learner.device.device) or (None, [])
+        if mine is None and learner.even_passes:
+            raise _out_of_step(learner.team, micro_batch)
+        losses = _summed(learner.team, mine)
+        if losses is not None:
+            learner.team.sum_gradients(packed)
+            return losses
+        put_back(norms, kept)
+        learner.optimizer.zero_grad(set_to_none=True)
+        _halve(micro_batch, share, step, say)
 
 
 def _attempt(

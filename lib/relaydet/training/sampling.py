@@ -23,6 +23,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from relaydet.randomness import keyed_bits, keyed_seed
+from relaydet.training.micro_batch import norm_buffers
 from relaydet.training.team import ALONE, Team
 
 _RPN, _ROI_HEADS, _LAYERS = 4, 5, 6
@@ -144,6 +145,12 @@ def _first(
     return mask_NA.scatter_(1, index_NK, chosen_NK.to(torch.uint8))
 
 
+def _coarsest_cell(model: FasterRCNN) -> int:
+    """Return the pixels of an image that a cell of the coarsest feature map stands for."""
+    scales = model.roi_heads.box_roi_pool.scales
+    return round(1 / min(scales)) if scales else 0
+
+
 def key_samplers(model: FasterRCNN, seed: int) -> Position:
     """Replace the model's two samplers by keyed ones, and its padding by the whole batch's.
 
@@ -152,7 +159,16 @@ def key_samplers(model: FasterRCNN, seed: int) -> Position:
     """
     position = Position(seed, transform=model.transform)
     largest = model.transform.max_by_axis
-    model.transform.max_by_axis = lambda shapes: largest([*shapes, *position.shapes])
+    cell = _coarsest_cell(model) if norm_buffers(model) else 0
+
+    def padded(shapes: list[list[int]]) -> list[int]:
+        shape = largest([*shapes, *position.shapes])
+        if model.training and len(shapes) == 1 and max(shape[1:]) <= cell:
+            # A batch norm that trains needs two values, and the coarsest map would have one.
+            return [*shape[:2], cell + 1]
+        return shape
+
+    model.transform.max_by_axis = padded
     for part, stream in ((model.rpn, _RPN), (model.roi_heads, _ROI_HEADS)):
         theirs = part.fg_bg_sampler
         part.fg_bg_sampler = KeyedSampler(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,15 +13,15 @@ import torch
 from relaydet.config import TrainConfig, public
 from relaydet.data.loader import Samples
 from relaydet.data.order import steps_per_epoch
-from relaydet.errors import DataError, LeaseLostError, RankLostError, RelayError, StoreError
+from relaydet.errors import LeaseLostError, RankLostError, RelayError, StopError, StoreError
 from relaydet.runtime.detect import Runtime
 from relaydet.runtime.device import Device
 from relaydet.runtime.memory import is_out_of_memory
-from relaydet.runtime.stop import StopRequest
+from relaydet.runtime.stop import LOOK_SECONDS, StopRequest
 from relaydet.training.export import export_model
 from relaydet.training.interval import SHORTEST_SECONDS, choose_interval
 from relaydet.training.log import LOG_EVERY, log_line
-from relaydet.training.loop import Step
+from relaydet.training.loop import Step, Taken
 from relaydet.training.outlook import Outlook, duration, look_ahead
 from relaydet.training.restore import Restored
 from relaydet.training.run_files import LogLine, RunFiles
@@ -32,6 +33,8 @@ LOG_SECONDS = 60.0
 FINISH_SECONDS = 600.0
 """How long the end of a session waits for a store that is away."""
 LEAST_FINISH_SECONDS = 30.0
+EXPORT_SECONDS = 10.0
+"""Between two tries to export the weights to a store that is away."""
 INTERRUPTED_SECONDS = 2.0
 RESERVE_SECONDS = 5.0
 """Kept free before a deadline besides what saving takes."""
@@ -48,6 +51,48 @@ class Ended:
     lost: bool
     """Another session has taken the run over."""
     outlook: Outlook
+
+
+class _Bar:
+    """A bar for the steps; one that cannot be shown is no reason to stop training."""
+
+    def __init__(
+        self, open_bar: Callable[[str, int, int], Any], label: str, total: int, done: int
+    ) -> None:
+        self._bar: Any = None
+        with self._harmless():
+            self._bar = open_bar(label, total, done).__enter__()
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with self._harmless():
+            if self._bar is not None:
+                self._bar.__exit__(None, None, None)
+
+    def update(self) -> None:
+        """Show one more step."""
+        with self._harmless():
+            if self._bar is not None:
+                self._bar.update()
+
+    def show_loss(self, loss: float) -> None:
+        """Show a loss beside the bar."""
+        with self._harmless():
+            if self._bar is not None:
+                self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self._bar = None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass
@@ -76,6 +121,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.first_step = self.step
+        self.taken = Taken(self.step)
         self.saved_step = self.step if self.in_store else None
         self.started = self.saved_at = self.logged_at = time.monotonic()
         asked = self.config.checkpoint_minutes
@@ -104,41 +150,72 @@ class Session:
             RelayError: a loss is not finite, the GPU's memory is too small, or the store stayed
                 away; what to do is said.
         """
-        self._tell_state("running")
-        if not self.in_store:
-            self._save()  # the first weights are safe, and it is known what a save costs
         try:
+            self._tell_state("running")
+            if not self.in_store:
+                self._save()  # the first weights are safe, and it is known what a save costs
             self._train()
+        except (StopError, RankLostError) as error:
+            self._rescue()
+            if self.stop.reason is None:
+                # torchrun kills this rank 30 s after the one that was lost.
+                self._leave("paused", str(error), LEAST_FINISH_SECONDS)
+                raise
         except KeyboardInterrupt:
-            self._tell_state("paused", "interrupted; what came after the last checkpoint is lost")
-            self.saver.finish(INTERRUPTED_SECONDS)
-            raise
-        except RankLostError as error:
-            # The step that it was lost in was not taken. torchrun kills this rank 30 s after it.
-            self._save(at_once=True)
-            self._tell_state("paused", str(error))
-            self.saver.finish(LEAST_FINISH_SECONDS)
-            raise
-        except DataError as error:
-            self._save()  # nothing was computed from the batch that cannot be read
-            self._fail(str(error))
+            self._rescue()
+            self._leave("paused", f"interrupted at step {self.step}", INTERRUPTED_SECONDS)
             raise
         except BaseException as error:
-            if not is_out_of_memory(error):
-                self._fail(str(error) or type(error).__name__)
+            told = self._explained(error)
+            self._rescue()
+            self._leave("failed", _first_line(told), LEAST_FINISH_SECONDS)
+            if told is error:
                 raise
-            message = (
-                f"Step {self.step}: the device's memory is full; set MICRO_BATCH below"
-                f" {self.trained.micro_batch.size}, lower IMAGE_SIZE, or take a smaller MODEL."
-            )
-            self._fail(message)
-            raise RelayError(message) from error
+            raise told from error
         return self._end()
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """Return the error, or one that says what to do about it."""
+        if not is_out_of_memory(error):
+            return error
+        return RelayError(
+            f"Step {self.step}: the device's memory is full; set MICRO_BATCH below"
+            f" {self.trained.micro_batch.size}, lower IMAGE_SIZE, or take a smaller MODEL."
+        )
+
+    def _rescue(self) -> None:
+        """Save the last whole step, whatever ended training.
+
+        Why that ended counts more than why this cannot be done, which is only said.
+        """
+        if self.taken.step is None:
+            self.say(
+                f"step {self.step + 1}: ended while it was applied, so the weights are of no step;"
+                f" what came after step {self.saved_step or 0} is lost"
+            )
+            return
+        self.step = self.taken.step  # this one may have been left before it could count it
+        try:
+            self._save(at_once=True)
+        except Exception as error:
+            self.say(f"step {self.step}: could not be saved ({_first_line(error)})")
+
+    def _leave(self, state: str, reason: str, seconds: float) -> None:
+        """Write the state of a session that an error ends, and wait for the store for a while."""
+        try:
+            self._tell_state(state, reason)
+            self.saver.finish(seconds)
+        except Exception as error:
+            self.say(f"the status could not be written ({_first_line(error)})")
 
     def _train(self) -> None:
         window: list[Step] = []
-        with self.bar(f"training {self.config.run}", self.total_steps, self.step) as bar:
-            for done in self._steps():
+        label = f"training {self.config.run}"
+        with (
+            _Bar(self.bar, label, self.total_steps, self.step) as bar,
+            closing(self._steps()) as steps,
+        ):
+            for done in steps:
                 self.step = done.step
                 bar.update()
                 window.append(done)
@@ -151,7 +228,7 @@ class Session:
                 must_save = self._must_save() or bool(why)
                 if self.step % LOG_EVERY == 0 or must_save:
                     self.log.append(log_line(window, self.epoch_steps))
-                    bar.set_postfix(loss=f"{self.log[-1]['loss']:.3f}", refresh=False)
+                    bar.show_loss(self.log[-1]["loss"])
                     window = []
                 if must_save:
                     self._save()
@@ -160,7 +237,7 @@ class Session:
                 if why:
                     break
 
-    def _steps(self) -> Iterator[Step]:
+    def _steps(self) -> Generator[Step, None, None]:
         return run_steps(
             self.config,
             self.samples,
@@ -169,6 +246,8 @@ class Session:
             self.team,
             self.step,
             self.say,
+            self.stop,
+            self.taken,
         )
 
     def _must_save(self) -> bool:
@@ -222,10 +301,6 @@ class Session:
         self.files.write_status(state, self.outlook(), epoch, reason)
         self.logged_at = time.monotonic()
 
-    def _fail(self, reason: str) -> None:
-        self._tell_state("failed", reason)
-        self.saver.finish(LEAST_FINISH_SECONDS)
-
     def _end(self) -> Ended:
         """Bring everything into the store: the checkpoint, then the weights, then the status."""
         done = self.step >= self.total_steps
@@ -273,7 +348,12 @@ class Session:
                 if time.monotonic() + 1 > until:
                     raise
                 self.say(f"{str(error).rstrip('.')}; trying again")
-                time.sleep(min(10.0, max(0.1, until - time.monotonic())))
+                again = time.monotonic() + EXPORT_SECONDS
+                while time.monotonic() < min(again, until) and not self.stop.signalled:
+                    time.sleep(LOOK_SECONDS)
+                if self.stop.signalled:
+                    self.say("the weights are not exported; run again to have them")
+                    return
 
     def _patience(self) -> float:
         """Seconds to wait for the store at the end: until the runtime's limit, where there is one.

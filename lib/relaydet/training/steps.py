@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 
 from relaydet.config import TrainConfig
-from relaydet.data.loader import Samples, training_batches
+from relaydet.data.loader import Samples, Wait, training_batches
 from relaydet.data.order import BatchPlan, steps_per_epoch
+from relaydet.errors import RankLostError, StopError
 from relaydet.model import recipe_of
 from relaydet.runtime.device import Device
 from relaydet.runtime.stop import StopRequest
-from relaydet.training.loop import Learner, Step, train_steps
+from relaydet.training.loop import Learner, Step, Taken, train_steps
 from relaydet.training.micro_batch import has_synchronised_norms
 from relaydet.training.restore import Restored
 from relaydet.training.sampling import key_samplers
@@ -26,7 +28,9 @@ def run_steps(
     team: Team,
     first_step: int,
     say: Callable[[str], None],
-) -> Iterator[Step]:
+    stop: StopRequest | None = None,
+    taken: Taken | None = None,
+) -> Generator[Step, None, None]:
     """Train from a step on, to the end of the run; see `train_steps`.
 
     Args:
@@ -36,7 +40,12 @@ def run_steps(
         device: where to compute.
         team: the ranks that share each batch.
         first_step: optimizer steps done.
-        say: takes a sentence where memory ran out.
+        say: takes a sentence where memory ran out, or images do not come.
+        stop: ends a wait for images.
+        taken: is kept at the step that the weights are of.
+
+    Raises:
+        StopError: a stop was asked for while images were waited for.
     """
     recipe = recipe_of(config.model)
     epoch_steps = steps_per_epoch(len(samples), config.batch_size)
@@ -69,29 +78,44 @@ def run_steps(
     )
     cuda = device.device.type == "cuda"
     batches = training_batches(
-        samples, plan, recipe.augmentation, _workers(config, device), pin=cuda
+        samples,
+        plan,
+        recipe.augmentation,
+        _workers(config, device),
+        pin=cuda,
+        wait=Wait(stop, say),
     )
-    return train_steps(
-        learner=learner,
-        batches=zip(plan.shares(), batches, strict=True),
-        schedule=schedule,
-        first_step=first_step,
-        micro_batch=trained.micro_batch,
-        say=say,
-    )
+    # Closed here: an error's traceback would keep the workers.
+    with closing(batches):
+        yield from train_steps(
+            learner=learner,
+            batches=zip(plan.shares(), batches, strict=True),
+            schedule=schedule,
+            first_step=first_step,
+            micro_batch=trained.micro_batch,
+            say=say,
+            taken=taken,
+        )
 
 
-def follow(steps: Iterator[Step], stop: StopRequest, team: Team) -> int | None:
+def follow(steps: Generator[Step, None, None], stop: StopRequest, team: Team) -> int | None:
     """What a rank does that does not lead: train, until the run ends or any rank asks to stop.
 
     Returns:
         Optimizer steps done; None where it did none.
     """
     step = None
-    for done in steps:
-        step = done.step
-        if team.why_stop(stop.reason if stop else None):
-            break
+    with closing(steps):
+        try:
+            for done in steps:
+                step = done.step
+                if team.why_stop(stop.reason if stop else None):
+                    break
+        except StopError:
+            pass  # the others learn of the stop as this one does, or lose this rank
+        except RankLostError:
+            if stop.reason is None:
+                raise  # else another rank has stopped in the midst of a step
     return step
 
 
