@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing import forkserver
@@ -25,10 +26,13 @@ from safetensors.torch import save_file
 from relaydet.cli import main
 from relaydet.compat import detector_runs_in_float16_on_cpu
 from relaydet.config import TrainConfig
+from relaydet.data import workers
+from relaydet.data.images.folder import ImageFolder
 from relaydet.errors import RelayError, StoreError
 from relaydet.jobs import train as train_job
 from relaydet.jobs.train import train
 from relaydet.model import build_model
+from relaydet.runtime.stop import StopRequest
 from relaydet.training import loop, saver, session, steps
 
 EPOCHS, BATCH = 3, 4
@@ -597,3 +601,108 @@ def test_an_image_that_cannot_be_read_costs_no_step(own_store, uninterrupted, tm
     train_quietly(there)
     assert trained[before] == status["step"] + 1, "it goes on right there"
     assert weights_hash(own_store, "hurt") == uninterrupted
+
+
+def fails_once(monkeypatch, module, name: str, call: int, error: BaseException, late: bool) -> None:
+    """Let a function fail at one call, before or after what it does."""
+    original, calls = getattr(module, name), []
+
+    def act(*given, **more):
+        calls.append(1)
+        if len(calls) == call and not late:
+            raise error
+        result = original(*given, **more)
+        if len(calls) == call:
+            raise error
+        return result
+
+    monkeypatch.setattr(module, name, act)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "late", "saved"),
+    [
+        pytest.param("_update", RuntimeError("half done"), True, 5, id="a step half applied"),
+        pytest.param("_require_finite", KeyError("odd"), False, 6, id="after a backward pass"),
+        pytest.param("learning_rate", MemoryError(), False, 6, id="before a forward pass"),
+        pytest.param("learning_rate", KeyboardInterrupt(), False, 6, id="interrupted"),
+    ],
+)
+def test_whatever_ends_a_session_the_last_whole_step_is_saved(
+    store, uninterrupted, monkeypatch, request, name, error, late, saved
+):
+    """Step 7 fails; the norms of this model train, and a forward pass has changed them."""
+    run = f"ended-{request.node.callspec.id.replace(' ', '-')}"
+    with monkeypatch.context() as patch:
+        fails_once(patch, loop, name, 7, error, late)
+        with pytest.raises(type(error)):
+            train_quietly(config(store, run))
+    assert max(checkpoints(store, run)) == saved
+    status = read(store, run, "status.json")
+    assert status["state"] == ("paused" if isinstance(error, KeyboardInterrupt) else "failed")
+    assert status["step"] == 6
+    assert status["reason"]
+    assert train_quietly(config(store, run)).state == "done"
+    assert weights_hash(store, run) == uninterrupted
+
+
+def test_an_error_between_update_and_count_saves_the_step_that_was_taken(
+    store, uninterrupted, at_step
+):
+    def fail() -> None:
+        raise AssertionError("odd")
+
+    actions = {6: fail}
+    at_step(actions)
+    with pytest.raises(AssertionError):
+        train_quietly(config(store, "uncounted"))
+    assert max(checkpoints(store, "uncounted")) == 6
+    actions.clear()
+    assert train_quietly(config(store, "uncounted")).state == "done"
+    assert weights_hash(store, "uncounted") == uninterrupted
+
+
+def test_a_stop_ends_the_wait_for_an_image_and_the_next_call_goes_on(
+    store, uninterrupted, monkeypatch
+):
+    stop, hanging = StopRequest(), threading.Event()
+    original, reads = ImageFolder.read, []
+
+    def read_image(images: ImageFolder, name: str) -> bytes:
+        reads.append(name)
+        if len(reads) == 5 * BATCH + 2:
+            stop.ask("stopped by SIGTERM")
+            hanging.wait()
+        return original(images, name)
+
+    monkeypatch.setattr(workers, "OBEY_SECONDS", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFolder, "read", read_image)
+        result = train_job.train_here(config(store, "waiting"), say=lambda _: None, stop=stop)
+    hanging.set()
+    assert (result.state, result.reason, result.step) == ("paused", "stopped by SIGTERM", 5)
+    assert max(checkpoints(store, "waiting")) == 5
+    assert train_quietly(config(store, "waiting")).state == "done"
+    assert weights_hash(store, "waiting") == uninterrupted
+
+
+class BrokenBar:
+    """A screen that is gone."""
+
+    def __enter__(self) -> BrokenBar:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        raise BrokenPipeError
+
+    def update(self) -> None:
+        raise BrokenPipeError
+
+    def set_postfix(self, **_values: object) -> None:
+        raise BrokenPipeError
+
+
+def test_a_bar_that_cannot_be_shown_ends_nothing(store, uninterrupted):
+    told = config(store, "unseen")
+    train_job.train_here(told, say=lambda _: None, open_bar=lambda *_: BrokenBar())
+    assert weights_hash(store, "unseen") == uninterrupted

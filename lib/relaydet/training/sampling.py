@@ -147,7 +147,8 @@ def _first(
 
 def _coarsest_cell(model: FasterRCNN) -> int:
     """Return the pixels of an image that a cell of the coarsest feature map stands for."""
-    scales = model.roi_heads.box_roi_pool.scales
+    pool = model.roi_heads.box_roi_pool
+    scales = getattr(pool, "pool", pool).scales  # the quicker one has torchvision's inside
     return round(1 / min(scales)) if scales else 0
 
 
