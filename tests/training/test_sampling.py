@@ -166,3 +166,26 @@ def test_entering_a_position_keys_the_layers_too():
         drawn.setdefault(place, []).append(float(torch.rand(1)))
     assert drawn[0, 0][0] == drawn[0, 0][1]
     assert len({values[0] for values in drawn.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "images", "padded"),
+    [
+        pytest.param("resnet18", 40, 1, (32, 64), id="one value a channel: padded to two"),
+        pytest.param("resnet18", 40, 2, (32, 32), id="two images have two values"),
+        pytest.param("resnet18", 80, 1, (32, 32), id="in evaluation nothing is padded"),
+        pytest.param("small", 40, 1, (32, 32), id="stride 16: four values"),
+    ],
+)
+def test_a_norm_that_trains_never_sees_a_single_value(name, sides, images, padded):
+    model = build_model(name, ["person"], "none", image_size=32).model
+    position = key_samplers(model, seed=0)
+    batch = [torch.rand(3, sides, sides) for _ in range(images)]
+    position.begin(batch)
+    if (name, sides) == ("resnet18", 80):
+        model.eval()  # norms do not train then, and nothing is padded
+    shown, _ = model.transform(batch)
+    assert tuple(shown.tensors.shape[-2:]) == padded
+    if model.training:
+        targets = [{"boxes": torch.tensor([[1.0, 1, 30, 30]]), "labels": torch.ones(1).long()}]
+        assert all(torch.isfinite(loss) for loss in model(batch, targets * images).values())
