@@ -31,6 +31,7 @@ from relaydet.config import (
 from relaydet.console import complain, finish, hold_descriptors, json_text, one_line, say
 from relaydet.errors import RelayError
 from relaydet.parameters import as_config, suggestion
+from relaydet.places import leave_deleted_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     hold_descriptors()
+    leave_deleted_folder()
     try:
         command = _parsed(arguments)
         return _run(command)

@@ -20,6 +20,7 @@ from relaydet.addresses import shown
 from relaydet.errors import RelayError
 from relaydet.json_file import UNDECODABLE, reason_of
 from relaydet.parameters import collection_in
+from relaydet.places import expand_home
 
 DEMO = "demo"
 DEMO_HELDOUT = "demo_heldout"
@@ -362,7 +363,9 @@ def load_sources(
         return value
     where = "SOURCES"
     if isinstance(value, (str, os.PathLike)):
-        value = collection_in(expand_home(os.fspath(value)))  # papermill hands a list over as text
+        value = collection_in(
+            expand_home(os.fspath(value), where)
+        )  # papermill hands a list over as text
     try:
         if isinstance(value, str) and not value.endswith(".json") and not Path(value).exists():
             return (value,)
@@ -398,11 +401,6 @@ def _refuse_unknown_keys(where: str, sources: Any) -> None:
             )
 
 
-def expand_home(location: str) -> str:
-    """A location with ~ replaced by the home folder."""
-    return str(Path(location).expanduser()) if location.startswith("~") else location
-
-
 def public(config: Configuration) -> Configuration:
     """Return a configuration as it may be stored: IMAGES without what is secret in addresses."""
     entries = [entry.partition("=") for entry in config.images]
@@ -427,5 +425,5 @@ def parse_images(entries: Sequence[str], sources: Iterable[str]) -> dict[str, st
                 f"IMAGES: there is no source {shown(source.strip())!r}; there are"
                 f" {', '.join(known)}."
             )
-        located[source.strip()] = expand_home(location.strip())
+        located[source.strip()] = expand_home(location.strip(), "IMAGES")
     return located

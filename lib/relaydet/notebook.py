@@ -18,6 +18,7 @@ from relaydet.config import (
 from relaydet.console import say
 from relaydet.errors import RelayError
 from relaydet.parameters import as_config, refuse_unknown_injected
+from relaydet.places import leave_deleted_folder
 from relaydet.runtime.detect import runs_through
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def check_packages() -> None:
     Raises:
         RelayError: some are.
     """
+    leave_deleted_folder()
     lacking = missing()
     if lacking:
         raise RelayError(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from relaydet.compat import unsafe_pickles
 from relaydet.download import Offer, Published, obtain
 from relaydet.errors import RelayError
+from relaydet.places import expand_home
 from relaydet.tensor_match import BODY, fit_tensors
 
 CHOICES = ("auto", "coco", "imagenet", "none")
@@ -98,7 +99,7 @@ def load_weights(
         RelayError: the weights are not to be had, cannot be read, or do not fit the model.
     """
     if choice not in CHOICES:
-        path = Path(choice).expanduser()
+        path = Path(expand_home(choice, "WEIGHTS"))
         known = [entry for entry in (offer.coco, offer.imagenet) if entry]
         published = next((entry for entry in known if entry.file_name == path.name), None)
         return _load_file(detector, model_name, path, published, categories)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import requests
 import torch
 
 from relaydet.cli import main
-from relaydet.config import DoctorConfig
+from relaydet.config import DoctorConfig, TrainConfig
+from relaydet.errors import RelayError
 from relaydet.jobs import doctor as module
 from relaydet.jobs.doctor import FAIL, OK, WARN, doctor
+from relaydet.jobs.train import train
 from relaydet.runtime import limits
 from relaydet.runtime.detect import Runtime
+from relaydet.storage import cache
 
+FREE_SPACE = module._free_space
 LAB = Runtime("local", "by the test", True, True)
 
 
@@ -42,7 +51,7 @@ def test_a_sound_machine_is_told_line_by_line(tmp_path):
     assert [f.level for f in found.values()] == [OK] * len(found)
     assert list(found) == [
         *("runtime", "time", "versions", "device", "precision", "memory", "store"),
-        *("credentials", "internet"),
+        *("credentials", "cache", "internet"),
     ]
     assert not result.fails
     assert f"torch {torch.__version__}" in said
@@ -81,6 +90,96 @@ def test_what_cannot_work_fails_with_exit_code_2(tmp_path, capsys, parameters, c
     flags = [f"--{name}={value}" for name, value in {"device": "cpu", **parameters}.items()]
     assert main(["doctor", *flags]) == 2
     assert "Traceback" not in capsys.readouterr().out
+
+
+def die(monkeypatch, folder):
+    """A mount whose process was killed, as every call below it then says."""
+
+    def fails(path) -> bool:
+        return Path(path).is_relative_to(folder) if isinstance(path, str | Path) else False
+
+    for module_, name in (
+        (os, "stat"),
+        (os, "lstat"),
+        (os, "open"),
+        (os, "scandir"),
+        (os, "mkdir"),
+    ):
+        real = getattr(module_, name)
+
+        def call(path, *more, real=real, **named):
+            if fails(path):
+                raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
+            return real(path, *more, **named)
+
+        monkeypatch.setattr(module_, name, call)
+    real_usage = shutil.disk_usage
+
+    def usage(path):
+        if fails(path):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return real_usage(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+
+
+@pytest.mark.parametrize("where", ["store", "cache", "home"])
+def test_a_dead_mount_is_a_line_and_no_traceback(monkeypatch, tmp_path, where):
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    monkeypatch.setattr(module, "_free_space", FREE_SPACE)
+    monkeypatch.setattr(cache, "_looked_at", {})
+    if where == "cache":
+        monkeypatch.setenv("RELAYDET_CACHE", f"{mount}/c")
+    if where == "home":
+        monkeypatch.delenv("RELAYDET_CACHE")
+        monkeypatch.setenv("HOME", f"{mount}/h")
+        (tmp_path / "tmp").mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    die(monkeypatch, mount)
+    found, result, _ = look(device="cpu", store=f"{mount}/x" if where == "store" else "here")
+    words = "Transport endpoint is not connected"
+    if where == "store":
+        assert (found["writing"].level, result.fails) == (FAIL, True)
+        assert f"{mount}/x: cannot be reached ({words}); mount" in found["writing"].message
+    elif where == "cache":
+        assert (found["cache"].level, result.fails) == (FAIL, True)
+        assert f"RELAYDET_CACHE {mount}/c: cannot be written to ({words})" in found["cache"].message
+    else:
+        assert (found["cache"].level, result.fails) == (WARN, False)
+        assert f"{mount}/h/.cache/relaydet cannot be written to: {words}" in found["cache"].message
+        assert "set RELAYDET_CACHE to a folder that stays" in found["cache"].remedy
+
+
+def test_a_store_below_tilde_is_looked_at_in_the_home_folder(monkeypatch, tmp_path):
+    for folder in ("home", "~"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    found, result, _ = look(device="cpu", store="~/keep")
+    assert (found["store"].level, result.fails) == (OK, False)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["home", "~"]
+    (tmp_path / "home/keep").mkdir()
+    look(device="cpu", store="~/keep")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["home", "keep", "~"]
+
+
+@pytest.mark.parametrize(
+    ("store", "message"),
+    [
+        pytest.param("x" * 300, "name too long", id="too long a name"),
+        pytest.param("~nosuchuser/x", "there is no user 'nosuchuser'", id="no such user"),
+        pytest.param("gs:/x", "did you mean gs://x?", id="one slash"),
+        pytest.param("", "is empty", id="empty"),
+    ],
+)
+def test_a_store_that_train_refuses_is_refused_by_the_same_sentence(tmp_path, store, message):
+    found, result, _ = look(device="cpu", store=store)
+    assert result.fails
+    assert message in found["writing"].message
+    with pytest.raises(RelayError) as told:
+        train(TrainConfig(store=store), lambda line: None)
+    assert str(told.value) == found["writing"].message
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,14 @@ def test_what_only_a_wall_clock_tells_is_not_called_dead_or_alive(
 
 
 def test_no_run_yet(tmp_path, capsys):
-    assert main(["status", "--store", str(tmp_path / "none")]) == 0
+    assert main(["status", "--store", str(tmp_path)]) == 0
     assert "There is no run in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["status", "evaluate", "study", "fleet"])
+def test_who_only_reads_is_told_of_a_store_that_is_not_there(tmp_path, capsys, command):
+    assert main([command, "--store", str(tmp_path / "none")]) == 2
+    assert f"STORE {tmp_path}/none: there is no such folder" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import http.client
+import io
+import json
+import os
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
+from urllib.error import HTTPError, URLError
 
 import pytest
 
-from relaydet.errors import RelayError
-from relaydet.runtime import auto_store
+from relaydet.errors import RelayError, StoreError
+from relaydet.runtime import auto_store, credentials
 from relaydet.runtime.auto_store import choose_store, find_store
 from relaydet.runtime.detect import Runtime
 from relaydet.storage import troubles
@@ -44,11 +51,20 @@ def put_drive(monkeypatch, mount) -> None:
     put_module(monkeypatch, "google.colab.drive", mount=mount)
 
 
-def put_secrets(monkeypatch, secrets: dict[str, str] | Exception) -> None:
-    """A kaggle_secrets that has these, or cannot be reached; facts: its BackendError is none."""
+def put_secrets(monkeypatch, secrets: dict[str, str] | Exception, *before: Exception) -> list[str]:
+    """A kaggle_secrets that has these, or fails; `before` is how it fails at first.
+
+    As the real one was seen to (facts): its BackendError is "none", and an answer with a status of
+    HTTP comes out as a ConnectionError. Returns the labels that it is asked for.
+    """
+    asked: list[str] = []
+    failures = list(before)
 
     class UserSecretsClient:
         def get_secret(self, label):
+            asked.append(label)
+            if failures:
+                raise failures.pop(0)
             if isinstance(secrets, Exception):
                 raise secrets
             if label not in secrets:
@@ -59,6 +75,31 @@ def put_secrets(monkeypatch, secrets: dict[str, str] | Exception) -> None:
     module.BackendError = type("BackendError", (Exception,), {"__module__": "kaggle_web_client"})
     module.UserSecretsClient = UserSecretsClient
     monkeypatch.setitem(sys.modules, "kaggle_secrets", module)
+    return asked
+
+
+def connection_error(cause: Exception) -> Exception:
+    """What Kaggle's client raises: urllib's own error is its cause."""
+    error = ConnectionError("Connection error trying to communicate with service.")
+    error.__cause__ = cause
+    return error
+
+
+def answer(code: int) -> Exception:
+    return connection_error(HTTPError("https://host", code, "words", {}, io.BytesIO()))
+
+
+def backend_error(words: str) -> Exception:
+    return type("BackendError", (Exception,), {"__module__": "kaggle_web_client"})(words)
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """A clock that a sleep puts forward, and how long was slept."""
+    slept: list[float] = []
+    monkeypatch.setattr(credentials.time, "sleep", slept.append)
+    monkeypatch.setattr(credentials.time, "monotonic", lambda: sum(slept))
+    return slept
 
 
 def never(*_arguments, **_more):
@@ -201,11 +242,147 @@ def test_kaggle_keeps_where_to_write_as_a_secret(
         Path(key).unlink()
 
 
-def test_kaggle_without_internet_says_so_and_goes_on(monkeypatch):
-    put_secrets(monkeypatch, ConnectionError("Connection error trying to communicate"))
+def test_kaggle_without_internet_says_so_and_goes_on(monkeypatch, waits):
+    put_secrets(monkeypatch, connection_error(URLError(socket.gaierror(-3, "no such name"))))
     choice, said = choose("kaggle", dict(TOKEN))
     assert choice.location == "/kaggle/working"
-    assert "turn Internet on under Settings" in said[0]
+    assert "turn Internet on under Settings" in said[-1]
+
+
+PASSING = [
+    pytest.param(answer(500), "answers HTTP 500 Internal Server Error", id="500"),
+    pytest.param(answer(429), "answers HTTP 429 Too Many Requests", id="429"),
+    pytest.param(answer(503), "answers HTTP 503 Service Unavailable", id="503"),
+    pytest.param(
+        connection_error(URLError(ConnectionResetError(104, "reset by peer"))),
+        "Connection error trying to communicate",
+        id="reset",
+    ),
+    pytest.param(connection_error(TimeoutError()), "the service does not answer", id="silence"),
+    pytest.param(
+        connection_error(URLError(TimeoutError())),
+        "the service does not answer",
+        id="no connection",
+    ),
+    pytest.param(json.JSONDecodeError("no value", "<html>", 0), "no JSON", id="a page of HTML"),
+    pytest.param(http.client.IncompleteRead(b"{"), "cut off", id="cut off"),
+    pytest.param(backend_error("Response: {'error': {'code': 13}}"), "'code': 13", id="inner"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), PASSING)
+def test_passing_trouble_with_kaggles_secrets_is_waited_out(monkeypatch, waits, error, words):
+    asked = put_secrets(monkeypatch, {"RELAYDET_STORE": "/mnt/big\n"}, error, error, error)
+    choice, said = choose("kaggle", dict(TOKEN))
+    assert (choice.location, len(asked), waits) == ("/mnt/big", 4, [1.0, 2.0, 4.0])
+    assert len(said) == 2
+    assert words in said[0]
+    assert "trying again for 60 s" in said[0]
+    assert said[1].startswith("the secret RELAYDET_STORE: /mnt/big (without the white space")
+
+
+@pytest.mark.parametrize(("error", "words"), PASSING)
+def test_trouble_with_kaggles_secrets_that_does_not_pass_never_moves_the_store(
+    monkeypatch, waits, error, words
+):
+    put_secrets(monkeypatch, error)
+    with pytest.raises(RelayError, match=words) as told:
+        choose("kaggle", dict(TOKEN))
+    assert "run again in a few minutes, or set STORE to what the secret says" in str(told.value)
+    assert 40 <= sum(waits) <= 60
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_secret_that_kaggle_refuses_is_told_at_once(monkeypatch, waits, code):
+    put_secrets(monkeypatch, answer(code))
+    with pytest.raises(RelayError, match=rf"HTTP {code}.*attach it .*under Add-ons > Secrets"):
+        choose("kaggle", dict(TOKEN))
+    assert waits == []
+
+
+def test_a_name_that_cannot_be_resolved_for_a_moment_is_tried_again(monkeypatch, waits):
+    unresolved = connection_error(URLError(socket.gaierror(-3, "Temporary failure")))
+    put_secrets(monkeypatch, {"RELAYDET_STORE": "/mnt/big"}, unresolved, unresolved)
+    choice, _ = choose("kaggle", dict(TOKEN))
+    assert choice.location == "/mnt/big"
+
+
+@pytest.mark.parametrize(
+    ("name", "environment"),
+    [("local", {"RELAYDET_STORE": "gs:/x"}), ("vertex_job", {"AIP_CHECKPOINT_DIR": "gs:/x"})],
+)
+def test_what_a_variable_says_is_cleaned_and_validated_too(name, environment):
+    (variable,) = environment
+    with pytest.raises(RelayError, match=rf"^{variable} gs:/x: did you mean gs://x\?"):
+        choose(name, environment)
+    choice, said = choose(name, {variable: ' "/mnt/big"\n'})
+    assert choice.location == "/mnt/big"
+    assert said == [f"{variable}: /mnt/big (without the white space and quotes around it)"]
+    blank = pytest.raises(RelayError, match=rf"^{variable} ' ': is empty")
+    with blank:
+        choose(name, {variable: " "})
+
+
+def test_a_secret_of_kaggle_is_validated_too(monkeypatch):
+    put_secrets(monkeypatch, {"RELAYDET_STORE": "gs:/x"})
+    with pytest.raises(RelayError, match=r"^the secret RELAYDET_STORE gs:/x: did you mean gs://x"):
+        choose("kaggle", dict(TOKEN))
+
+
+@pytest.fixture
+def dead(monkeypatch, machine):
+    """Drive as its process has left it: mounted, and out of reach; returns what revives it."""
+    machine.write_text(MOUNTED)
+    real, alive = Path.stat, []
+
+    def stat(path, **named):
+        if path.is_relative_to("/content/drive") and not alive:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return real(path, **named)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    return lambda: alive.append(True)
+
+
+@pytest.mark.parametrize("asked", ["auto", "/content/drive/MyDrive/other"])
+def test_a_drive_whose_mount_has_died_is_mounted_again(monkeypatch, dead, asked):
+    places = []
+    put_drive(monkeypatch, lambda place: (places.append(place), dead()))
+    choice, said = choose("colab", asked=asked, front_end=True)
+    assert choice.location == ("/content/drive/MyDrive/relaydet" if asked == "auto" else asked)
+    assert places == ["/content/drive"]
+    assert "Drive's mount has died (Transport endpoint is not connected): mounting it" in said[0]
+    assert said[1] == "Drive is mounted again"
+
+
+@pytest.mark.parametrize("front_end", [False, True])
+@pytest.mark.parametrize("asked", ["auto", "/content/drive/MyDrive/other"])
+def test_a_drive_that_stays_dead_never_moves_the_store(monkeypatch, dead, asked, front_end):
+    def mount(place):
+        raise TimeoutError("the browser does not answer")
+
+    put_drive(monkeypatch, mount if front_end else never)
+    with pytest.raises(StoreError, match=r"Drive's mount has died: .*run this cell again") as told:
+        choose("colab", asked=asked, front_end=front_end)
+    assert ("the browser does not answer" in str(told.value)) == front_end
+
+
+def test_notebooks_of_the_repository_find_what_its_top_has(monkeypatch, tmp_path):
+    (tmp_path / "lib/relaydet").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    choice, _ = choose("local")
+    assert choice.location == "../work"
+    assert "the repository that these notebooks are in" in choice.reason
+    (tmp_path / "notebooks/work").mkdir()
+    assert choose("local")[0].location == "work", "what was trained there stays in use"
+
+
+def test_a_folder_work_above_another_folder_is_nobodys_business(monkeypatch, tmp_path):
+    for folder in ("work", "notebooks"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert choose("local")[0].location == "work"
 
 
 def test_an_error_of_ours_in_kaggles_client_is_not_taken_for_no_secret(monkeypatch):

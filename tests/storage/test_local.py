@@ -133,7 +133,7 @@ def test_a_folder_is_put_whole_or_not_at_all(tmp_path):
     assert [p.name for p in (tmp_path / "out").rglob("*")] == ["voc", "a", "2.xml"]
 
 
-NO_LINKS = [errno.EPERM, errno.ENOTSUP, errno.ENOSYS]
+NO_LINKS = [errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV]
 
 
 def fail_with(number: int):
@@ -203,6 +203,86 @@ def test_a_create_that_cannot_link_for_another_reason_fails(store, monkeypatch):
         store.create("a/x", b"1")
     monkeypatch.undo()
     assert files_in(store) == []
+
+
+def put_all(store) -> None:
+    """Each way to write, twice: over nothing, and over what is there."""
+    for data in (b"1", b"2"):
+        store.write("a/x", data)
+        with store.folder("out") as put:
+            put("b/y", data)
+    assert store.create("a/z", b"3")
+    assert not store.create("a/z", b"4")
+
+
+ALL_PUT = {"a/x": b"2", "a/z": b"3", "out/b/y": b"2"}
+NO_SUCH_CALL = [errno.ENOTSUP, errno.ENOSYS, errno.EINVAL]
+
+
+@pytest.mark.parametrize(
+    ("calls", "number"),
+    [
+        *((["os.chmod", "pathlib.Path.chmod"], n) for n in (errno.EPERM, errno.EACCES)),
+        *((["os.chmod", "pathlib.Path.chmod"], number) for number in NO_SUCH_CALL),
+        *((["os.fsync"], number) for number in NO_SUCH_CALL),
+    ],
+    ids=lambda value: errno.errorcode[value] if isinstance(value, int) else value[0],
+)
+def test_a_mount_that_lacks_a_nicety_is_written_to_all_the_same(store, monkeypatch, calls, number):
+    for call in calls:
+        monkeypatch.setattr(call, fail_with(number))
+    put_all(store)
+    monkeypatch.undo()
+    assert {name: store.read(name) for name in files_in(store)} == ALL_PUT
+
+
+def test_a_mount_that_renames_only_to_where_nothing_is_is_written_to(store, monkeypatch):
+    real = Path.replace
+
+    def replace(path, target):
+        if Path(target).exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    put_all(store)
+    assert {name: store.read(name) for name in files_in(store)} == ALL_PUT
+
+
+def test_leftovers_that_cannot_be_removed_are_no_reason_not_to_write(store, monkeypatch):
+    store.write("a/x", b"1")
+    left = store.path("a/.x.1.part")
+    left.touch()
+    os.utime(left, (0, 0))
+    real = Path.unlink
+
+    def unlink(path, **named):
+        if path == left:
+            raise PermissionError(errno.EPERM, "another user's")
+        return real(path, **named)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    put_all(store)
+    assert {name: store.read(name) for name in files_in(store) if name in ALL_PUT} == ALL_PUT
+    monkeypatch.undo()
+    store.write("a/x", b"3")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.chmod"])
+def test_what_is_no_nicety_fails(store, monkeypatch, call):
+    monkeypatch.setattr(call, fail_with(errno.EIO))
+    for put in (CALLS["write"], CALLS["create"]):
+        with pytest.raises(StoreError, match="cannot be written"):
+            put(store)
+    monkeypatch.undo()
+    assert files_in(store) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "a/" + "y" * 300])
+def test_a_name_that_is_too_long_is_told(store, name):
+    with pytest.raises(StoreError, match="the name is too long: choose a shorter one"):
+        store.write(name, b"1")
 
 
 def test_large_files_are_compared_to_the_last_byte(store, tmp_path):
@@ -282,8 +362,16 @@ DRIVE, DISK = "drive", "disk"
         (errno.EBUSY, DISK, "free space or choose another STORE"),
         (errno.ENOSPC, DRIVE, "Drive is full: empty its trash"),
         (errno.EDQUOT, DRIVE, "Drive is full: empty its trash"),
-        (errno.ENOTCONN, DRIVE, r"Drive's mount has died: .*force_remount=True.*another notebook"),
-        (errno.EIO, DRIVE, r"Drive's mount has died: .*force_remount=True.*restart the runtime"),
+        (
+            errno.ENOTCONN,
+            DRIVE,
+            r"Drive's mount has died: stop this cell .*drive\.mount\(.*run this cell again",
+        ),
+        (
+            errno.EIO,
+            DRIVE,
+            r"Drive's mount has died: stop this cell .*drive\.mount\(.*run this cell again",
+        ),
         (errno.EACCES, DRIVE, "check the permissions, or choose another STORE"),
         (errno.EROFS, DRIVE, "check the permissions, or choose another STORE"),
     ],

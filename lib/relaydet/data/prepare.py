@@ -13,7 +13,7 @@ import msgspec
 
 from relaydet.addresses import shown
 from relaydet.bars import OpenBar, no_bar
-from relaydet.config import MergeConfig, SourceConfig, expand_home
+from relaydet.config import MergeConfig, SourceConfig
 from relaydet.data.categories import (
     CategoryUse,
     category_names,
@@ -34,6 +34,7 @@ from relaydet.data.merge import Part, refuse_bad_names
 from relaydet.data.narrow import drop_empty, narrow, select_all
 from relaydet.data.saved import SavedDataset, open_sources
 from relaydet.errors import RelayError
+from relaydet.places import expand_home
 
 # Facts of image files by source and by name in that source.
 Files = dict[str, dict[str, FileFacts]]
@@ -62,9 +63,9 @@ def choose_sources(config: MergeConfig) -> list[SourceConfig]:
     given = [
         replace(
             source,
-            annotations=expand_home(source.annotations),
-            images=expand_home(source.images),
-            image_list=expand_home(source.image_list),
+            annotations=expand_home(source.annotations, f"Source {source.name!r}:"),
+            images=expand_home(source.images, f"Source {source.name!r}:"),
+            image_list=expand_home(source.image_list, f"Source {source.name!r}:"),
         )
         for source in given
     ]

@@ -17,6 +17,7 @@ from relaydet.download import obtain
 from relaydet.errors import RelayError
 from relaydet.json_file import UNDECODABLE
 from relaydet.model import BUILDERS
+from relaydet.places import expand_home
 from relaydet.storage.store import Store
 from relaydet.training.export import load_model
 from relaydet.weights import PREDICTOR, read_tensors, refuse_not_finite
@@ -68,7 +69,7 @@ def open_detector(given: str, store: Store) -> Detector:
         name, _, file = given.removeprefix(FROM_TORCHVISION).partition("=")
         return _of_torchvision(name.removeprefix("fasterrcnn_"), file)
     if given.endswith(_RESULTS):
-        return _of_results(Path(given))
+        return _of_results(Path(expand_home(given, "RUNS")))
     check_name("RUNS", given)
     exported = load_model(store, given)
     return Detector(
@@ -111,7 +112,7 @@ def _of_torchvision(name: str, file: str) -> Detector:
         raise RelayError(
             f"RUNS: torchvision has no detector {name!r} here; there are {', '.join(BUILDERS)}."
         )
-    path, reason = (Path(file), "") if file else obtain(published)
+    path, reason = (Path(expand_home(file, "RUNS")), "") if file else obtain(published)
     if path is None:
         raise RelayError(
             f"RUNS {FROM_TORCHVISION}{name}: its weights are not to be had ({reason}); connect to"

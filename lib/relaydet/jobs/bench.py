@@ -26,6 +26,7 @@ from relaydet.runtime.detect import detect
 from relaydet.runtime.device import devices_to_use
 from relaydet.runtime.stop import StopRequest, stop_on_signals
 from relaydet.runtime.torch_state import own_torch_state
+from relaydet.storage.cache import tell_cache
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store
 from relaydet.training.launch import launch
@@ -97,6 +98,7 @@ def bench(config: BenchConfig, say: Callable[[str], None] = print) -> BenchResul
     if not config.batch_sizes or min(config.batch_sizes) < 1 or config.steps < 2:
         raise RelayError("BATCH_SIZES and STEPS: take batch sizes from 1 on, and 2 steps or more.")
     store = find_store(config.store, say)
+    tell_cache(say)
     gpus = len(devices_to_use(config.device))
     ranks, why = choose_ranks(config.gpus, config.device, gpus, min(config.batch_sizes))
     if ranks == 1 or is_rank():

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from relaydet.errors import RelayError
 from relaydet.runtime.auto_store import choose_store
 from relaydet.runtime.detect import Runtime, detect
 from relaydet.runtime.limits import LIMITS, find_deadline, session_hours
-from relaydet.storage.store import GCS, open_store
+from relaydet.storage.cache import CACHE_VARIABLE, cache_note, check_cache
+from relaydet.storage.local import LocalStore
+from relaydet.storage.store import GCS, open_store, try_store
 
 if TYPE_CHECKING:  # it loads torchvision, which is looked at first
     from relaydet.runtime.device import Device
@@ -33,6 +34,7 @@ LITTLE_MEMORY = 4e9
 """Bytes of main memory below which loader processes and a detector get in each other's way."""
 LITTLE_SHARED_MEMORY = 256e6
 """Bytes of /dev/shm: a batch of eight 800 x 1333 images is 26 MB, and some are on their way."""
+SHARED = Path("/dev/shm")
 INTERNET = "https://download.pytorch.org/models/"
 """Where weights come from: what a run needs the internet for."""
 ANSWER_SECONDS = 5.0
@@ -41,6 +43,9 @@ _INTERNET_REMEDY = {
     "kaggle": "turn Internet on under Settings (it needs a verified phone number), or attach what"
     " is needed and set WEIGHTS to a file",
 }
+_CACHE_REMEDY = (
+    f"what is kept there may go away with the machine; set {CACHE_VARIABLE} to a folder that stays"
+)
 _GPU_REMEDY = {
     "colab": "take one under Runtime > Change runtime type",
     "kaggle": "take GPU T4 x2 under Settings > Accelerator",
@@ -85,9 +90,10 @@ class DoctorResult:
 
 
 def doctor(config: DoctorConfig, say: Callable[[str], None] = print) -> DoctorResult:
-    """Look at everything that a run needs.
+    """Look at everything that a run needs, by the calls that a run makes.
 
-    A small file is written to the store and removed again, and one web address is asked.
+    A small file is written to the store and to the cache folder and removed again, and one web
+    address is asked.
 
     Args:
         config: which store, device and precision are meant.
@@ -105,7 +111,7 @@ def doctor(config: DoctorConfig, say: Callable[[str], None] = print) -> DoctorRe
     report["device"], found = _device(config, runtime) if fit.level == OK else ({}, [])
     findings += [*found, _memory()]
     report["store"], found = _store(config, runtime, aside)
-    findings += [*found, _internet(runtime), *_widgets(runtime)]
+    findings += [*found, _cache(), _internet(runtime), *_widgets(runtime)]
     report["findings"] = [asdict(finding) for finding in findings]
     result = DoctorResult(report, findings)
     say(json_text(report) if config.json else str(result))
@@ -205,7 +211,7 @@ def _precision(device: Device) -> Finding:
 
 def _memory() -> Finding:
     free = _available_memory()
-    shared = _free_space(Path("/dev/shm"))
+    shared = _free_space(SHARED) if SHARED.is_dir() else None
     told = "not known" if free is None else f"{free / 1e9:.1f} GB"
     message = f"{told} free, {os.cpu_count()} cores"
     if free is not None and free < LITTLE_MEMORY:
@@ -228,54 +234,54 @@ def _available_memory() -> float | None:
 
 
 def _free_space(folder: Path) -> float | None:
-    return float(shutil.disk_usage(folder).free) if folder.is_dir() else None
+    """Bytes free on the disk of a folder, or of the next one above it that is there."""
+    for path in (folder, *folder.parents):
+        try:
+            return float(shutil.disk_usage(path).free)
+        except FileNotFoundError:
+            continue
+        except OSError:  # a mount that has died, which is told of where it is needed
+            return None
+    return None
 
 
 def _store(
     config: DoctorConfig, runtime: Runtime, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Where everything would go, and whether a file can be put there."""
+    where = config.store
+    facts: dict[str, Any] = {}
     try:
-        choice = choose_store(config.store, runtime, say)
+        choice = choose_store(where, runtime, say)
+        where = f"{choice.location} ({choice.reason})"
+        facts = {"location": choice.location, "reason": choice.reason}
+        store = open_store(choice.location)
+        try_store(store)
     except RelayError as error:
-        return {"error": str(error), "writable": False}, [Finding("store", FAIL, str(error))]
-    facts: dict[str, Any] = {"location": choice.location, "reason": choice.reason}
-    message = f"{choice.location} ({choice.reason})"
+        found = [Finding("store", FAIL, where), Finding("writing", FAIL, str(error))]
+        return {**facts, "error": str(error), "writable": False}, found
+    if choice.remedy:
+        told = Finding("store", WARN, where, choice.remedy)
+    else:
+        space = _free_space(store.root) if isinstance(store, LocalStore) else None
+        free = "" if space is None else f", {space / 1e9:.0f} GB free"
+        told = Finding("store", OK, f"{where}, can be written to{free}")
     bucket = choice.location.startswith(GCS)
-    try:
-        _write_and_remove(choice.location)
-    except RelayError as error:
-        found = [Finding("store", FAIL, message), Finding("writing", FAIL, str(error))]
-        return {**facts, "writable": False}, found
-    level = WARN if choice.remedy else OK
     whose = "the account in use may write there" if bucket else "none are needed for a folder"
-    found = [
-        Finding("store", level, f"{message}, can be written to{_space(choice.location)}")
-        if not choice.remedy
-        else Finding("store", level, message, choice.remedy),
-        Finding("credentials", OK, whose),
-    ]
-    return {**facts, "writable": True}, found
+    return {**facts, "writable": True}, [told, Finding("credentials", OK, whose)]
 
 
-def _write_and_remove(location: str) -> None:
-    """Raise RelayError where the store does not give back what was put there."""
-    fresh = not location.startswith(GCS) and not Path(location).exists()
-    store = open_store(location)
-    name, data = f"doctor-{uuid.uuid4().hex}", uuid.uuid4().bytes
-    store.write(name, data)
-    if store.read(name) != data:
-        raise RelayError(f"{store.describe(name)}: gives back other bytes; choose another STORE.")
-    store.delete(name)
-    if fresh and not any(Path(location).iterdir()):
-        Path(location).rmdir()  # a look leaves nothing behind
-
-
-def _space(location: str) -> str:
-    folder = Path(location)
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    return "" if location.startswith(GCS) else f", {(_free_space(folder) or 0) / 1e9:.0f} GB free"
+def _cache() -> Finding:
+    """Where checkpoints wait for the store and downloads are kept: training needs both places."""
+    try:
+        root, note = check_cache(), cache_note()
+    except RelayError as error:
+        return Finding("cache", FAIL, str(error))
+    if note:
+        return Finding("cache", WARN, note, _CACHE_REMEDY)
+    free = _free_space(root)
+    space = "" if free is None else f", {free / 1e9:.0f} GB free"
+    return Finding("cache", OK, f"{root}, can be written to{space}")
 
 
 def _internet(runtime: Runtime) -> Finding:

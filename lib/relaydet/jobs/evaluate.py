@@ -20,6 +20,7 @@ from relaydet.runtime.attached import first_having
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import Runtime, detect
 from relaydet.runtime.torch_state import own_torch_state
+from relaydet.storage.cache import tell_cache
 from relaydet.storage.store import Store
 from relaydet.training.export import facts_name
 from relaydet.training.run_files import as_json
@@ -70,7 +71,8 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Eval
 
 def _evaluate(config: EvaluateConfig, say: Callable[[str], None]) -> EvaluateResult:
     _check(config)
-    store, runtime = find_store(config.store, say), detect()
+    store, runtime = find_store(config.store, say, must_exist=True), detect()
+    tell_cache(say)
     saved = [_dataset(store, runtime, name) for name in config.dataset]
     for given in config.runs:
         _check_origin(given, saved)

@@ -14,6 +14,7 @@ from relaydet.config import FleetConfig, TrainConfig, check_name
 from relaydet.errors import LeaseHeldError, LeaseLostError, RankLostError, RelayError, StoreError
 from relaydet.jobs.train import train
 from relaydet.json_file import UNDECODABLE, reason_of
+from relaydet.places import expand_home
 from relaydet.runtime.auto_store import find_store
 from relaydet.storage.lease import look
 from relaydet.storage.store import Store
@@ -66,19 +67,19 @@ def fleet(config: FleetConfig, say: Callable[[str], None] = print) -> FleetResul
         RelayError: there is no such list, or something in a run has to be mended.
     """
     check_name("FLEET", config.fleet)
-    store = find_store(config.store, say)
-    runs = [_here(run, config) for run in _listed(store, config)]
+    store = find_store(config.store, say, must_exist=not config.runs)
+    runs = [_here(run, config, store.location) for run in _listed(store, config)]
     unfinished = work_off(store, runs, config.max_minutes, say)
     result = FleetResult([run.run for run in runs], unfinished)
     say(str(result))
     return result
 
 
-def _here(run: TrainConfig, config: FleetConfig) -> TrainConfig:
+def _here(run: TrainConfig, config: FleetConfig, store: str) -> TrainConfig:
     """A run of the list as this machine trains it."""
     return replace(
         run,
-        store=config.store,
+        store=store,
         gpus=config.gpus if run.gpus == "auto" else run.gpus,
         device=config.device if run.device == "auto" else run.device,
     )
@@ -203,7 +204,7 @@ def _listed(store: Store, config: FleetConfig) -> list[TrainConfig]:
     """The runs of a list: from the file given, which is kept in the store, or from there."""
     name = f"fleets/{config.fleet}.json"
     if config.runs:
-        runs = _read(Path(config.runs))
+        runs = _read(Path(expand_home(config.runs, "RUNS")))
         store.write(name, as_json([asdict(run) for run in runs]))
         return runs
     if not store.exists(name):

@@ -22,7 +22,7 @@ from relaydet.data.split import parse_split, split
 from relaydet.data.statistics import statistics_table, summarise, summarise_sources
 from relaydet.errors import RelayError
 from relaydet.runtime.auto_store import find_store
-from relaydet.storage.cache import cache_root
+from relaydet.storage.cache import cache_root, tell_cache
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store
 from relaydet.viewing.charts import distribution_charts
@@ -73,6 +73,7 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> MergeResul
     """
     _check_parameters(config)
     store = find_store(config.store, say)
+    tell_cache(say)
     if config.sources == DEMO:
         return _merge_demo(store, config, say)
     if isinstance(config.sources, str):

@@ -63,7 +63,7 @@ def status(
         say: takes what is printed.
     """
     # What auto came to is no part of the JSON.
-    opened = find_store(store, (lambda line: None) if as_json else say)
+    opened = find_store(store, (lambda line: None) if as_json else say, must_exist=True)
     runs = [_status_of(opened, name.rpartition("/")[2]) for name in opened.folders("runs")]
     if as_json:
         say(json_text([asdict(run) for run in runs]))

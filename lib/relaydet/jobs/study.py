@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from relaydet.config import EvaluateConfig, StudyConfig, TrainConfig, check_name, public
@@ -77,7 +77,8 @@ def study(config: StudyConfig, say: Callable[[str], None] = print) -> StudyResul
     check_name("HELD_OUT", config.held_out)
     if not config.batch_sizes:
         raise RelayError("BATCH_SIZES is empty; name at least one, such as 8.")
-    store = find_store(config.store, say)
+    store = find_store(config.store, say, must_exist=True)
+    config = replace(config, store=store.location)  # decided once for all runs
     runs = _plan(store, config)
     say(f"study {config.study!r}: {len(runs)} runs of {runs[0].config.epochs} epochs")
     unfinished = work_off(store, [run.config for run in runs], config.max_minutes, say)

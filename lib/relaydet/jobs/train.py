@@ -21,6 +21,7 @@ from relaydet.runtime.device import Device, devices_to_use
 from relaydet.runtime.limits import find_deadline
 from relaydet.runtime.stop import StopRequest, stop_on_signals, stop_without_parent
 from relaydet.runtime.torch_state import own_torch_state
+from relaydet.storage.cache import check_cache, tell_cache
 from relaydet.storage.fenced import Fenced
 from relaydet.storage.lease import Lease, acquire
 from relaydet.storage.store import Store
@@ -138,6 +139,7 @@ def train(
     if ranks == 1:
         return train_here(config, say, patient)
     check_name("RUN", config.run)
+    check_cache()  # the ranks' own messages and checkpoints are kept there
     say(f"ranks: {ranks} processes ({why})")
     config = replace(config, store=find_store(config.store, say).location)
     try:
@@ -207,6 +209,8 @@ def _train(
     open_bar: Callable[[str, int, int], Any],
 ) -> TrainResult:
     """The part of the process that holds the lease, writes and talks."""
+    check_cache()  # checkpoints are packed there on their way to the store
+    tell_cache(say)
     places = places_of(config, runtime, say)
     device = device_of(team, config, runtime)
     started = next((c for place in places if (c := started_config(place, config.run, say))), None)

@@ -1,7 +1,9 @@
 """Where copies of files from afar are kept on this machine, and who may write them.
 
-The root is the environment variable RELAYDET_CACHE, else ~/.cache/relaydet; each place that files
-come from has a folder in it. Whatever lies there may be deleted: it is brought here again.
+The root is the environment variable RELAYDET_CACHE, else ~/.cache/relaydet, else (where there is no
+home, or none that can be written to: containers) a folder of this user's own among the temporary
+files; each place that files come from has a folder in it. What was downloaded may be deleted: it is
+brought here again. Checkpoints that are not in the store yet are kept here as well.
 """
 
 from __future__ import annotations
@@ -11,13 +13,16 @@ import hashlib
 import os
 import re
 import shutil
+import stat
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from relaydet.addresses import shown
 from relaydet.errors import RelayError
+from relaydet.places import absolute_path, home_folder
 
 CACHE_VARIABLE = "RELAYDET_CACHE"
 READABLE_CHARACTERS = 60
@@ -26,9 +31,136 @@ STALE_SECONDS = 24 * 3600
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
+_looked_at: dict[str, str] = {}
+"""Folders that it was tried to write to: why that cannot be done, empty where it can."""
+_told: set[str] = set()
+"""What the user was told of the folder."""
+
+
 def cache_root() -> Path:
-    """Folder that all copies lie below; it need not exist yet."""
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/relaydet").expanduser().absolute()
+    """Return the folder that all copies lie below; it need not exist yet.
+
+    Raises:
+        RelayError: neither the home folder nor that of temporary files can be used.
+    """
+    return _named_root() or _home_root() or _temporary_root()
+
+
+def check_cache() -> Path:
+    """Return `cache_root`, after a look whether it can be written to; nothing is left behind.
+
+    Raises:
+        RelayError: it cannot.
+    """
+    root = cache_root()
+    trouble = _why_not_writable(root)
+    if trouble:
+        raise RelayError(
+            f"{CACHE_VARIABLE} {root}: cannot be written to ({trouble}); set it to a folder on a"
+            " disk of this machine that can, or unset it."
+        )
+    return root
+
+
+def cache_note() -> str:
+    """Return what to say of a cache folder that is not the usual one; empty where it is.
+
+    Raises:
+        RelayError: there is none that can be used.
+    """
+    if _named_root() or _home_root():
+        return ""
+    return f"{_temporary_root()} ({_why_not_home()}; {CACHE_VARIABLE} names another folder)"
+
+
+def tell_cache(say: Callable[[str], None]) -> None:
+    """Say, once in a process, where copies are kept if not in the usual folder.
+
+    Raises:
+        RelayError: there is no folder that can be used.
+    """
+    note = cache_note()
+    if note and note not in _told:
+        _told.add(note)
+        say(f"cache: {note}")
+
+
+def _named_root() -> Path | None:
+    named = os.environ.get(CACHE_VARIABLE)
+    return absolute_path(named, CACHE_VARIABLE) if named else None
+
+
+def _home_root() -> Path | None:
+    """The usual folder, where it can be written to."""
+    home = home_folder()
+    root = home / ".cache/relaydet" if home else None
+    return root if root and not _known_trouble(root) else None
+
+
+def _why_not_home() -> str:
+    home = home_folder()
+    if not home:
+        return "this machine names no home folder"
+    root = home / ".cache/relaydet"
+    return f"{root} cannot be written to: {_known_trouble(root)}"
+
+
+def _known_trouble(root: Path) -> str:
+    """As `_why_not_writable`; looked at once a process, as every download asks for it."""
+    if str(root) not in _looked_at:
+        _looked_at[str(root)] = _why_not_writable(root)
+    return _looked_at[str(root)]
+
+
+def _why_not_writable(folder: Path) -> str:
+    """What the system says to a new file in a folder; empty where it lets us write.
+
+    Permissions alone do not tell: a disk may be mounted to be read only, or its quota used up. Of
+    one that is not there yet, the next one above that is: it is not made for a look, as another
+    process may be about to use it.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=_nearest(folder)) as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the next one above it that is there."""
+    for path in (folder, *folder.parents):
+        try:
+            path.stat()
+            return path
+        except FileNotFoundError:
+            if path.is_symlink():
+                raise OSError(errno.ENOENT, f"{path} is a link that leads nowhere") from None
+    return folder
+
+
+def _temporary_root() -> Path:
+    """A folder that nobody else can write to or has put there, since /tmp is everybody's."""
+    remedy = f"set {CACHE_VARIABLE} to a folder that can be written to"
+    try:
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        root = Path(tempfile.gettempdir(), f"relaydet-{user}")
+        with suppress(FileExistsError):
+            root.mkdir(mode=0o700)
+        found = root.lstat()
+    except OSError as error:
+        raise RelayError(
+            f"{_why_not_home()}, and no folder for temporary files can be used"
+            f" ({error.strerror or error}); {remedy}."
+        ) from error
+    foreign = hasattr(os, "getuid") and found.st_uid != os.getuid()
+    if not stat.S_ISDIR(found.st_mode) or foreign or found.st_mode & 0o022:
+        raise RelayError(
+            f"{root}: is no folder of yours alone, so what is kept there cannot be trusted;"
+            f" {remedy}."
+        )
+    return root
 
 
 def cache_folder(location: str) -> Path:

@@ -9,10 +9,11 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from relaydet.errors import RelayError
+from relaydet.places import absolute_path
 from relaydet.storage.troubles import away, on_drive, store_trouble
 
 TEMPORARY = ".part"
@@ -20,8 +21,16 @@ STALE_SECONDS = 3600
 BLOCK = 1 << 20
 APPEND_LOOK = 4096
 """Bytes at the end of a file that are compared before something is appended."""
+LONGEST_SHOWN = 80
+"""Characters of a path that is too long to be one, in a message."""
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+# Where the mount is at fault for another reason, the way without links fails as well and says so.
+_NO_LINKS = (
+    *(errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK),
+    *(errno.EXDEV, errno.EINVAL),
+)
+_NO_SUCH_CALL = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_NO_MODES = (*_NO_SUCH_CALL, errno.EPERM, errno.EACCES)
 
 
 class LocalStore:
@@ -31,19 +40,39 @@ class LocalStore:
     is not made again: files would then land on this machine's own disk, below the mount.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.root = Path(folder).expanduser().absolute()
+    def __init__(self, folder: str | Path, parameter: str = "STORE") -> None:
+        """Look at the folder; nothing is made yet.
+
+        Args:
+            folder: its path; ~ is expanded, and one that is relative starts at the current folder.
+            parameter: what it was given by, which a message begins with.
+
+        Raises:
+            RelayError: it cannot be a folder.
+            StoreError: it cannot be reached at the moment.
+        """
+        self.root = absolute_path(str(folder), parameter)
         self.location = str(folder)
         try:
             there = next(path for path in (self.root, *self.root.parents) if _mode(path))
             is_folder = stat.S_ISDIR(_mode(there))
         except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+                why = str(error.strerror).lower()
+                raise RelayError(
+                    f"{parameter} {_short(folder)}: cannot be a folder ({why}); choose another."
+                ) from error
             raise store_trouble(self.root, "be reached", error) from error
         if not is_folder:
             raise RelayError(
-                f"STORE {folder}: cannot be a folder, since {there} is a file; choose another."
+                f"{parameter} {folder}: cannot be a folder, since {there} is a file; choose"
+                " another."
             )
         self._seen = there == self.root
+
+    def is_there(self) -> bool:
+        """Whether the folder is, or was when it was opened."""
+        return self._seen
 
     def path(self, name: str) -> Path:
         """Where a file of that name is; raises RelayError for one outside the store."""
@@ -69,7 +98,7 @@ class LocalStore:
         """
         target = self.path(name)
         with self._whole(target, [data] if isinstance(data, bytes) else data) as temporary:
-            temporary.replace(target)
+            _replace(temporary, target)
 
     def create(self, name: str, data: bytes | Path) -> bool:
         """Put a whole file where none is; of those who try at once, one succeeds.
@@ -126,8 +155,8 @@ class LocalStore:
             with os.fdopen(handle, "wb") as file:
                 file.writelines(pieces)
                 file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
+                _sync(file.fileno())
+            _let_others_read(temporary, 0o644)
             yield temporary
             _sync_folder(target.parent)
         except OSError as error:
@@ -162,7 +191,7 @@ class LocalStore:
                 path.write_bytes(data)
 
             yield put
-            temporary.chmod(0o755)
+            _let_others_read(temporary, 0o755)
             target.parent.mkdir(parents=True, exist_ok=True)
             _exchange(temporary, target)
         except OSError as error:
@@ -281,6 +310,26 @@ def inside(name: str) -> str:
     return name
 
 
+def _short(text: object) -> str:
+    text = str(text)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Return the folder and those above it that are not there, the deepest first."""
+    chain = (folder, *folder.parents)
+    return [path for path in chain if not os.path.lexists(path)]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders that somebody made to look whether it can be done, the deepest first."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # never made, or another session has put something there meanwhile
+            return
+
+
 def _mode(path: Path) -> int:
     """Kind and permissions; 0 where there is nothing. Any other trouble is raised."""
     try:
@@ -289,6 +338,34 @@ def _mode(path: Path) -> int:
         if error.errno in _ABSENT:
             return 0
         raise
+
+
+def _let_others_read(path: Path, mode: int) -> None:
+    """Mkstemp lets the owner alone read; mounts that know no modes (CIFS, vfat, S3) refuse that."""
+    try:
+        path.chmod(mode)
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
+
+
+def _sync(handle: int) -> None:
+    """Wait until a file is on the disk, where the mount knows such a call."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_CALL:
+            raise
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Put a file where another may be; some mounts rename only to where nothing is."""
+    try:
+        new.replace(target)
+    except FileExistsError:
+        if not target.is_file():
+            raise
+        _exchange(new, target)
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
@@ -302,7 +379,7 @@ def _create_without_links(temporary: Path, target: Path) -> bool:
         with target.open("xb") as file:
             file.writelines(_blocks(temporary))
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
     except FileExistsError:
         return False
     return True
@@ -326,7 +403,7 @@ def _empty(path: Path) -> None:
 
 
 def _exchange(new: Path, target: Path) -> None:
-    """Put a folder where another may be, which goes; where that fails, it stays."""
+    """Put a file or folder where another may be, which goes; where that fails, it stays."""
     old = new.with_name(f"{new.name}.old{TEMPORARY}")
     if target.exists():
         target.rename(old)
@@ -336,7 +413,8 @@ def _exchange(new: Path, target: Path) -> None:
         if old.exists():
             old.rename(target)
         raise
-    _remove(old)
+    with suppress(OSError):  # the new one is in place; `_remove_stale` finds the rest another day
+        _remove(old)
 
 
 def _remove(path: Path) -> None:
@@ -347,13 +425,16 @@ def _remove(path: Path) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Killed sessions would otherwise fill the disk with halves of checkpoints."""
-    for path in folder.glob(f".*{TEMPORARY}"):
-        try:
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                _remove(path)
-        except FileNotFoundError:  # another session was faster
-            continue
+    """Killed sessions would otherwise fill the disk with halves of checkpoints.
+
+    What cannot be listed or removed (another session was faster, or it is another user's) is no
+    reason not to write.
+    """
+    with suppress(OSError):
+        for path in folder.glob(f".*{TEMPORARY}"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    _remove(path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -61,19 +61,34 @@ def is_away(error: OSError) -> bool:
     return error.errno in _AWAY
 
 
+def mount_trouble(folder: Path) -> OSError | None:
+    """What the system says of a folder that cannot be reached; None where it can, or is not there.
+
+    A mount whose process has died stays in the list of mounts, and in every new process.
+    """
+    try:
+        folder.stat()
+    except OSError as error:
+        return error if error.errno in _AWAY else None
+    return None
+
+
 def _remedy(path: Path, number: int | None) -> str:
     drive = on_drive(path)
     if number in _AWAY:
         if drive:
             return (
-                "Drive's mount has died: run drive.mount('/content/drive', force_remount=True) in"
-                " another notebook cell, or restart the runtime and run again"
+                "Drive's mount has died: stop this cell if it runs on (training saves first), run"
+                " `from google.colab import drive; drive.mount('/content/drive')` in a cell of its"
+                " own, and run this cell again"
             )
         return "mount the disk again, or choose another STORE"
     if number in _FULL:
         if drive:
             return "Drive is full: empty its trash, free space, or lower KEEP_GIGABYTES"
         return "the disk is full: free space, lower KEEP_GIGABYTES, or choose another STORE"
+    if number == errno.ENAMETOOLONG:
+        return "the name is too long: choose a shorter one, or a STORE with a shorter path"
     if number in _FORBIDDEN:
         return "nobody may write there: check the permissions, or choose another STORE"
     return "free space or choose another STORE"

@@ -16,7 +16,7 @@ from relaydet.runtime.attached import attached_stores
 from relaydet.runtime.detect import Runtime
 from relaydet.storage.cache import cache_root
 from relaydet.storage.local import LocalStore
-from relaydet.storage.store import Store, open_store
+from relaydet.storage.store import AUTO, Store, clean_location, open_store
 from relaydet.training.checkpoint import Checkpoint, folder_of, load_newest, newest_manifest
 from relaydet.training.settings import differences
 
@@ -56,7 +56,12 @@ def earlier_outputs(
         RelayError: the named store does not have the run.
     """
     if resume_from:
-        store = open_store(resume_from)
+        if clean_location(resume_from, "RESUME_FROM") == AUTO:
+            raise RelayError(
+                "RESUME_FROM auto: names no store; leave it empty for what Kaggle has attached, or"
+                " give the folder that has runs/ in it."
+            )
+        store = open_store(resume_from, "RESUME_FROM")
         if not store.exists(f"runs/{run}/config.json"):
             raise RelayError(
                 f"RESUME_FROM {resume_from}: there is no run {run!r} in it; give the folder that"
