@@ -179,6 +179,9 @@ def test_a_mistake_is_one_line_and_changes_nothing(workplace, capsys, spoil, com
         ),
         pytest.param("train --weights nowhere.pth", "nowhere.pth", id="no such weights"),
         pytest.param("train --include streat", "no source 'streat'", id="unknown source"),
+        pytest.param(
+            "train --dataset demo_held", "there are demo_heldout, demo; make it", id="dataset"
+        ),
         pytest.param("train --image-size 8", "8 pixels is too small", id="tiny images"),
         pytest.param(
             "evaluate --runs none", "'none' has no exported model", id="run without model"
@@ -432,3 +435,24 @@ def test_json_of_a_run_folder_that_is_not_utf_8(workplace, capsys):
     table = capsys.readouterr().out
     assert r"\u001b[2J" in table
     assert r"caf\udce9" in table
+
+
+@pytest.mark.parametrize("moved", [{"annotations": "coco.json"}, {"images": "images"}])
+def test_an_error_says_from_where_relative_paths_count(workplace, monkeypatch, capsys, moved):
+    """Beside the list of sources is not in the folder that the command runs in."""
+    there = {key: str(workplace / name) for key, name in SOURCE_PATHS.items()}
+    write_source(workplace, **{**there, **moved})
+    (workplace / "elsewhere").mkdir()
+    monkeypatch.chdir(workplace / "elsewhere")
+    line = refusal(capsys, workplace, "merge --sources ../sources.json --store ../store")
+    (name,) = moved.values()
+    cwd = workplace / "elsewhere"
+    assert f"relative paths count from the folder that the command runs in, which is {cwd};" in line
+    assert line.endswith(f"there is {(workplace / name).resolve()}.")
+    write_source(workplace, **{**there, **dict.fromkeys(moved, "nowhere.x")})
+    line = refusal(capsys, workplace, "merge --sources ../sources.json --store ../store")
+    assert line.endswith(f"the command runs in, which is {cwd}.")
+    assert "nowhere.x" in line
+
+
+SOURCE_PATHS = {"annotations": "coco.json", "images": "images"}

@@ -13,6 +13,7 @@ import pytest
 from relaydet import notebook
 from relaydet.config import EvaluateConfig, MergeConfig, SourceConfig, StudyConfig, TrainConfig
 from relaydet.errors import RelayError
+from relaydet.parameters import listing
 from relaydet.viewing.pictures import Picture
 
 SOURCE = {"name": "a", "format": "coco", "annotations": "a.json", "images": "a"}
@@ -286,3 +287,16 @@ def test_a_parameter_that_papermill_set_in_vain_is_refused(
     with pytest.raises(RelayError, match=message):
         evaluate()
     assert handed_over == []
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "expected"),
+    [
+        ("peple", ["cars", "people", "zoo"], "there are people, cars, zoo"),
+        ("PEOPLE", ["cars", "people"], "there are people, cars"),
+        ("x", [str(n) for n in range(10)], "there are 0, 1, 2, 3, 4, 5, 6, 7 and 2 more"),
+        ("x", [], "there is none yet"),
+    ],
+)
+def test_what_there_is_instead_is_listed_with_likely_names_first(name, known, expected):
+    assert listing(name, known) == expected

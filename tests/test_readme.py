@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from relaydet.config import TrainConfig
 from relaydet.model import build_model
@@ -34,3 +35,19 @@ def test_exported_weights_load_in_plain_torchvision(tmp_path, monkeypatch, froze
     assert len(ours["scores"]) > 0
     for key in ("boxes", "scores", "labels"):
         torch.testing.assert_close(theirs[key], ours[key])
+
+
+def test_a_model_of_any_kind_finds_boxes_in_a_photo(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n([^`]*open_store[^`]*)```", README)
+    config = TrainConfig(run="first", model="small", image_size=64)
+    built = build_model("small", ["person"], "none", image_size=64)
+    export_model(LocalStore(tmp_path / "work"), config, built, step=1)
+    pixels = torch.randint(0, 256, (64, 96, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
+    Image.fromarray(pixels.numpy()).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    assert names["found"]["boxes"].shape == (len(names["found"]["scores"]), 4)
+    with torch.no_grad():
+        (ours,) = built.model.eval()([names["to_tensor"](Image.open("photo.jpg"))])
+    torch.testing.assert_close(names["found"]["boxes"].detach(), ours["boxes"])

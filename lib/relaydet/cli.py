@@ -27,6 +27,7 @@ from relaydet.config import (
     StudyConfig,
     TrainConfig,
     load_sources,
+    told_from_where,
 )
 from relaydet.console import complain, finish, hold_descriptors, json_text, one_line, say
 from relaydet.errors import RelayError
@@ -251,7 +252,9 @@ def _run(command: Any) -> int:
             from relaydet.jobs.merge import merge
 
             given = {f.name: getattr(command, f.name) for f in dataclasses.fields(MergeConfig)}
-            merge(MergeConfig(**{**given, "sources": load_sources(command.sources)}), say)
+            sources = load_sources(command.sources)
+            with told_from_where(command.sources, sources):
+                merge(MergeConfig(**{**given, "sources": sources}), say)
         case TrainConfig():
             from relaydet.jobs.train import train
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,7 +20,7 @@ import msgspec
 from relaydet.addresses import shown
 from relaydet.errors import RelayError
 from relaydet.json_file import UNDECODABLE, reason_of
-from relaydet.parameters import collection_in
+from relaydet.parameters import collection_in, listing
 from relaydet.places import expand_home
 
 DEMO = "demo"
@@ -390,6 +391,37 @@ def load_sources(
     return sources
 
 
+@contextmanager
+def told_from_where(
+    listed: object, sources: str | tuple[SourceConfig | str, ...]
+) -> Iterator[None]:
+    """Add to an error about a relative path of a source from where such paths count.
+
+    Args:
+        listed: SOURCES as it was given: where it is a file, that is looked beside as well.
+        sources: what `load_sources` made of it.
+    """
+    try:
+        yield
+    except RelayError as error:
+        entries = [s for s in sources if isinstance(s, SourceConfig)]
+        paths = [p for s in entries for p in (s.annotations, s.images, s.image_list) if p]
+        for path in sorted(set(paths), key=len, reverse=True):
+            missing = not Path(path).is_absolute() and not Path(path).exists()
+            if not missing or "://" in path or path.startswith("~") or path not in str(error):
+                continue
+            where = Path(str(listed)).expanduser().absolute().parent / path
+            where = where.resolve()
+            beside = isinstance(listed, (str, os.PathLike)) and where.exists()
+            hint = f"; there is {where}" if beside else ""
+            error.args = (
+                f"{str(error).rstrip('.')}; relative paths count from the folder that the command"
+                f" runs in, which is {Path.cwd()}{hint}.",
+            )
+            break
+        raise
+
+
 def _refuse_unknown_keys(where: str, sources: Any) -> None:
     """A misspelt key would otherwise fall back to a default in silence."""
     known = {field.name for field in fields(SourceConfig)}
@@ -422,8 +454,8 @@ def parse_images(entries: Sequence[str], sources: Iterable[str]) -> dict[str, st
             raise RelayError(f'IMAGES: {shown(entry)!r} is not "source=location".')
         if source.strip() not in known:
             raise RelayError(
-                f"IMAGES: there is no source {shown(source.strip())!r}; there are"
-                f" {', '.join(known)}."
+                f"IMAGES: there is no source {shown(source.strip())!r};"
+                f" {listing(source.strip(), known)}."
             )
         located[source.strip()] = expand_home(location.strip(), "IMAGES")
     return located

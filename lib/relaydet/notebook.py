@@ -14,6 +14,7 @@ from relaydet.config import (
     StudyConfig,
     TrainConfig,
     load_sources,
+    told_from_where,
 )
 from relaydet.console import say
 from relaydet.errors import RelayError
@@ -62,7 +63,9 @@ def merge(sources: str | list[dict[str, Any] | str], **parameters: Any) -> Merge
     from relaydet.jobs.merge import merge as run
 
     config = _as_config(MergeConfig, parameters, "sources")
-    return run(dataclasses.replace(config, sources=load_sources(sources)), say)
+    loaded = load_sources(sources)
+    with told_from_where(sources, loaded):
+        return run(dataclasses.replace(config, sources=loaded), say)
 
 
 def train(**parameters: Any) -> TrainResult:

@@ -67,6 +67,24 @@ def suggestion(name: str, known: Iterable[str], upper: bool = True) -> str:
     return f"there are {', '.join(n.upper() if upper else n for n in names)}."
 
 
+def listing(name: str, known: Iterable[str], most: int = 8) -> str:
+    """Return the part of a sentence that says what there is instead, likely ones first.
+
+    Args:
+        name: what was asked for, and is not there.
+        known: the names that are.
+        most: how many are named.
+    """
+    names = list(known)
+    if not names:
+        return "there is none yet"
+    folded = {other.casefold(): other for other in names}
+    close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+    ordered = list(dict.fromkeys([*(folded[match] for match in close), *names]))
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return f"there are {', '.join(ordered[:most])}{more}"
+
+
 def value_of(name: str, hint: Any, value: Any) -> Any:
     """Return what is meant by a value, as the type of a field.
 

@@ -34,6 +34,7 @@ from relaydet.data.merge import Part, refuse_bad_names
 from relaydet.data.narrow import drop_empty, narrow, select_all
 from relaydet.data.saved import SavedDataset, open_sources
 from relaydet.errors import RelayError
+from relaydet.parameters import listing
 from relaydet.places import expand_home
 
 # Facts of image files by source and by name in that source.
@@ -75,7 +76,7 @@ def choose_sources(config: MergeConfig) -> list[SourceConfig]:
         unknown = sorted(set(wanted) - set(names))
         if unknown:
             raise RelayError(
-                f"{parameter}: there is no source {unknown[0]!r}; there are {', '.join(names)}."
+                f"{parameter}: there is no source {unknown[0]!r}; {listing(unknown[0], names)}."
             )
     chosen = [
         source

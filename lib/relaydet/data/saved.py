@@ -23,6 +23,7 @@ from relaydet.data.known import KNOWN
 from relaydet.data.locations import is_remote, same_place
 from relaydet.errors import DamagedError, RelayError
 from relaydet.json_file import decode_json
+from relaydet.parameters import listing
 from relaydet.storage.cache import cache_root, disk_trouble, locked
 from relaydet.storage.store import Store
 
@@ -72,10 +73,11 @@ def load_dataset(store: Store, name: str) -> SavedDataset:
     """
     check_name("DATASET", name)
     if not store.exists(annotations_name(name)):
+        others = [folder.rpartition("/")[2] for folder in store.folders("datasets")]
         raise RelayError(
             f"{store.describe(annotations_name(name))}: there is no dataset {name!r} in this"
-            " store; make it with 1_merge_data (or relaydet merge), or set DATASET, STORE or, in"
-            " training, RESUME_FROM."
+            f" store, {listing(name, others)}; make it with 1_merge_data (or relaydet merge), or"
+            " set DATASET, STORE or, in training, RESUME_FROM."
         )
     data = store.read(annotations_name(name))
     dataset, findings = coco.decode(data, name, store.describe(annotations_name(name)))

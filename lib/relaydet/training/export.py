@@ -14,6 +14,7 @@ from relaydet.config import TrainConfig, public
 from relaydet.errors import DamagedError, RelayError
 from relaydet.json_file import decode_json
 from relaydet.model import BuiltModel, build_model
+from relaydet.parameters import listing
 from relaydet.storage.store import Store
 from relaydet.training.checkpoint import folder_of
 from relaydet.training.run_files import Best, RunFiles, as_json
@@ -56,9 +57,12 @@ def load_model(store: Store, run: str) -> ExportedModel:
             names.
     """
     if not store.exists(facts_name(run)):
+        folders = [folder.rpartition("/")[2] for folder in store.folders("runs")]
+        others = [other for other in folders if other != run and store.exists(facts_name(other))]
         raise RelayError(
-            f"{store.describe(facts_name(run))}: run {run!r} has no exported model; train it"
-            " first (2_train or relaydet train), or check RUNS and STORE."
+            f"{store.describe(facts_name(run))}: run {run!r} has no exported model (of those that"
+            f" have one, {listing(run, others)}); train it first (2_train or relaydet train), or"
+            " check RUNS and STORE."
         )
     try:
         facts = _facts_of(store, run)

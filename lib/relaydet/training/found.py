@@ -13,6 +13,7 @@ from relaydet.data.loader import Samples, training_samples
 from relaydet.data.saved import SavedDataset, annotations_name, load_dataset, open_sources
 from relaydet.errors import RelayError, StoreError
 from relaydet.model import recipe_of
+from relaydet.parameters import listing
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import Runtime
 from relaydet.storage.store import Store
@@ -68,8 +69,8 @@ def samples_of(saved: SavedDataset, config: TrainConfig, bar: OpenBar) -> Sample
     unknown = sorted(set(config.include) - set(saved.locations))
     if unknown:
         raise RelayError(
-            f"INCLUDE: dataset {saved.name!r} has no source {unknown[0]!r}; it has"
-            f" {', '.join(sorted(saved.locations))}."
+            f"INCLUDE: dataset {saved.name!r} has no source {unknown[0]!r};"
+            f" {listing(unknown[0], sorted(saved.locations))}."
         )
     folders = open_sources(saved, parse_images(config.images, saved.locations), config.include, bar)
     sides = recipe_of(config.model).sides(config.image_size)
