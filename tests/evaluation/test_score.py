@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from relaydet.errors import RelayError
 from relaydet.evaluation import engines
+from relaydet.evaluation import score as module
 from relaydet.evaluation.score import score, score_per_source
 
 HAS_HOTCOCO = importlib.util.find_spec("hotcoco") is not None
@@ -74,6 +75,37 @@ def test_the_published_numbers_of_cocoapi(published, engine):
         "ARl": 0.564,
     }
     assert {name: round(found[name], 3) for name in recalls} == recalls
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("many", [1, 7, 79])
+def test_a_part_of_the_categories_at_a_time_gives_the_same_numbers(
+    published, engine, many, monkeypatch
+):
+    """Of 20,000 categories the arrays of all would take gigabytes."""
+    whole = score(*published, engine)
+    monkeypatch.setattr(module, "MANY", many)
+    parts = score(*published, engine, verify=True)
+    assert parts.precision_TRKAM.shape[2] == parts.recall_TKAM.shape[1] == 0
+    assert parts.metrics == pytest.approx(whole.metrics, abs=1e-12, rel=0)
+    assert list(parts.metrics) == list(NAMES)
+    assert parts.per_category == whole.per_category
+    np.testing.assert_allclose(parts.curve(), whole.curve(), rtol=0, atol=1e-12)
+    assert parts.findings == whole.findings
+
+
+def test_as_many_categories_as_fit_are_in_one_part(published, monkeypatch):
+    monkeypatch.setattr(module, "MANY", len(published[0]["categories"]))
+    assert score(*published).precision_TRKAM.shape[2] == len(published[0]["categories"])
+
+
+def test_many_categories_without_any_object(monkeypatch):
+    monkeypatch.setattr(module, "MANY", 2)
+    categories = [{"id": n, "name": "same"} for n in range(5)]
+    found = score({"images": [{"id": 1}], "annotations": [], "categories": categories}, [])
+    assert set(found.metrics.values()) == {-1.0}
+    assert list(found.per_category) == [f"same (id {n})" for n in range(5)]
+    assert found.curve().tolist() == [0.0] * 101
 
 
 BORDER_AREAS = [31.9**2, 32**2, 32.1**2, 95.9**2, 96**2, 96.1**2]

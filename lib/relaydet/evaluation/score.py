@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from relaydet.evaluation.results import Detection, detections_of
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 _AT_1, _AT_10, _AT_100 = range(3)
 _IOU_50, _IOU_75 = 0, 5
+RECALLS = 101
+MANY = 1000
+"""Categories whose arrays are in memory at a time: 0.1 GB, and as much again in pycocotools."""
 METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
@@ -41,17 +45,21 @@ class Scores:
     """The 12 COCO numbers by their usual names; -1 where there is no such ground truth."""
     per_category: dict[str, dict[str, float]]
     precision_TRKAM: np.ndarray
+    """Of no category where there are more than MANY: of 20,000 it would take 2 GB."""
     recall_TKAM: np.ndarray
     engine: str
     """Name and version of what computed it, and why it was taken."""
     findings: tuple[str, ...] = ()
     """What is odd about the detections and no reason to stop."""
+    curve_R: np.ndarray | None = None
+    """What `curve` returns where the arrays are of no category."""
 
     def curve(self) -> np.ndarray:
         """Precision at IoU 0.5 at the recalls 0, 0.01, ..., 1, averaged over the categories."""
-        precision_RK = self.precision_TRKAM[_IOU_50, :, :, _ALL, _AT_100]
-        valid = precision_RK[:, (precision_RK > -1).all(axis=0)]
-        return valid.mean(axis=1) if valid.size else np.zeros(len(precision_RK))
+        if self.curve_R is not None:
+            return self.curve_R
+        valid_RK = _valid_curves(self.precision_TRKAM)
+        return valid_RK.mean(axis=1) if valid_RK.size else np.zeros(len(valid_RK))
 
 
 def score(
@@ -76,21 +84,91 @@ def score(
     truth = truth_of(ground_truth)
     found = detections_of(detections, truth)
     name, reason = choose_engine(truth, engine)
-    precision, recall = _arrays(name, truth, found)
-    if verify and name != REFERENCE:
-        _compare(name, (precision, recall), _arrays(REFERENCE, truth, found))
+    verify = verify and name != REFERENCE
+    if verify:
         reason += "; verified against pycocotools"
+    told = f"{name} {importlib.metadata.version(name)} ({reason})"
+    if len(truth.category_ids) > MANY:
+        return _score_in_parts(name, truth, found, verify, told)
+    precision, recall = _arrays(name, truth, found, verify)
     return Scores(
         metrics=summarise(precision, recall),
-        per_category={
-            category: summarise(precision[:, :, [k]], recall[:, [k]])
-            for k, category in enumerate(_names(truth))
-        },
+        per_category=dict(zip(_names(truth), _each(precision, recall), strict=True)),
         precision_TRKAM=precision,
         recall_TKAM=recall,
-        engine=f"{name} {importlib.metadata.version(name)} ({reason})",
+        engine=told,
         findings=found.findings,
     )
+
+
+def _score_in_parts(
+    engine: str, truth: Truth, found: Detections, verify: bool, told: str
+) -> Scores:
+    """Evaluate a part of the categories at a time: the arrays of all would fill the memory.
+
+    The numbers are the same: each category has as many entries as any other, or none, so that the
+    mean over all entries is that over the means of the categories.
+    """
+    each: list[dict[str, float]] = [dict.fromkeys(METRICS, -1.0)] * len(truth.category_ids)
+    curves, count = np.zeros(RECALLS), 0
+    rows_K = np.unique(truth.category_N)  # without an object a category has no number
+    for first in range(0, len(rows_K), MANY):
+        part_K = rows_K[first : first + MANY]
+        some, theirs = _of_categories(truth, found, part_K)
+        precision, recall = _arrays(engine, some, theirs, verify)
+        for row, metrics in zip(part_K.tolist(), _each(precision, recall), strict=True):
+            each[row] = metrics
+        valid_RK = _valid_curves(precision)
+        curves, count = curves + valid_RK.sum(axis=1), count + valid_RK.shape[1]
+    values = {name: np.array([metrics[name] for metrics in each]) for name in METRICS}
+    ious, areas, limits = 10, 4, 3
+    return Scores(
+        metrics={name: _mean(values[name]) for name in METRICS},
+        per_category=dict(zip(_names(truth), each, strict=True)),
+        precision_TRKAM=np.zeros((ious, RECALLS, 0, areas, limits)),
+        recall_TKAM=np.zeros((ious, 0, areas, limits)),
+        engine=told,
+        findings=found.findings,
+        curve_R=curves / max(count, 1),
+    )
+
+
+def _of_categories(truth: Truth, found: Detections, rows_K: np.ndarray) -> tuple[Truth, Detections]:
+    """All images with some of the categories, by row."""
+    new_K = np.full(len(truth.category_ids), -1)
+    new_K[rows_K] = np.arange(len(rows_K))
+    kept_N, kept_D = new_K[truth.category_N] >= 0, new_K[found.category_D] >= 0
+    some = replace(
+        truth,
+        category_ids=[truth.category_ids[row] for row in rows_K],
+        category_names=[truth.category_names[row] for row in rows_K],
+        ids=[truth.ids[place] for place in np.flatnonzero(kept_N)],
+        image_N=truth.image_N[kept_N],
+        category_N=new_K[truth.category_N[kept_N]],
+        boxes_N4=truth.boxes_N4[kept_N],
+        area_N=truth.area_N[kept_N],
+        crowd_N=truth.crowd_N[kept_N],
+    )
+    theirs = replace(
+        found,
+        image_D=found.image_D[kept_D],
+        category_D=new_K[found.category_D[kept_D]],
+        boxes_D4=found.boxes_D4[kept_D],
+        score_D=found.score_D[kept_D],
+    )
+    return some, theirs
+
+
+def _each(precision_TRKAM: np.ndarray, recall_TKAM: np.ndarray) -> list[dict[str, float]]:
+    """The 12 numbers of each category."""
+    categories = precision_TRKAM.shape[2]
+    return [summarise(precision_TRKAM[:, :, [k]], recall_TKAM[:, [k]]) for k in range(categories)]
+
+
+def _valid_curves(precision_TRKAM: np.ndarray) -> np.ndarray:
+    """Precision [R, K] at IoU 0.5 of the categories that have an object."""
+    precision_RK = precision_TRKAM[_IOU_50, :, :, _ALL, _AT_100]
+    return precision_RK[:, (precision_RK > -1).all(axis=0)]
 
 
 def summarise(precision_TRKAM: np.ndarray, recall_TKAM: np.ndarray) -> dict[str, float]:
@@ -166,9 +244,9 @@ def choose_engine(truth: Truth, asked: str = "auto") -> tuple[str, str]:
 
 def _names(truth: Truth) -> list[str]:
     """Names of the categories; those that several have with their ids."""
-    names = truth.category_names
+    names, count = truth.category_names, Counter(truth.category_names)
     return [
-        name if names.count(name) == 1 else f"{name} (id {number})"
+        name if count[name] == 1 else f"{name} (id {number})"
         for name, number in zip(names, truth.category_ids, strict=True)
     ]
 
@@ -177,9 +255,14 @@ def _are_clean(ids: Sequence[Any]) -> bool:
     return len(set(ids)) == len(ids) and all(type(i) is int and i >= 1 for i in ids)
 
 
-def _arrays(engine: str, truth: Truth, found: Detections) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(
+    engine: str, truth: Truth, found: Detections, verify: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Precision [T, R, K, A, M] and recall [T, K, A, M]."""
-    return accumulated(evaluated(engine, truth, found))
+    arrays = accumulated(evaluated(engine, truth, found))
+    if verify:
+        _compare(engine, arrays, accumulated(evaluated(REFERENCE, truth, found)))
+    return arrays
 
 
 def _compare(
