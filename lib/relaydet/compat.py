@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -37,6 +38,11 @@ def unsafe_pickles() -> str:
             major, minor = fixed
             return f"a crafted one can run code in torch before {major}.{minor} ({hole})"
     return ""
+
+
+def allocator_grows_segments() -> bool:
+    """Before 2.1 torch refuses to start with expandable_segments; there it was an experiment."""
+    return sys.platform == "linux" and release(torch.__version__) >= (2, 2)
 
 
 def grad_scaler(device_type: str) -> Any:

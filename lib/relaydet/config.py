@@ -166,7 +166,8 @@ class TrainConfig:
     """Compute the backbone's activations again in the backward pass instead of keeping them: the
     same weights from less memory, at some speed."""
     deterministic: bool = False
-    """On CUDA: bit-equal results from run to run, at some speed (a CPU always is)."""
+    """On CUDA: bit-equal results from run to run (a CPU always is), at some speed, and with more
+    memory: torchvision's RoIAlign then gathers every sample of every region at once."""
     images: tuple[str, ...] = ()
     """Where the images of a source are on this machine, "source=location", if elsewhere than when
     they were merged."""

@@ -102,6 +102,17 @@ def test_where_memory_runs_out_half_the_images_give_the_same_detections(tiny_dem
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
 
 
+def test_on_a_gpu_a_batch_is_tried_again_before_it_is_halved(monkeypatch, tiny_demo):
+    """Its cache, which may hold pieces of a wrong size, is emptied in between."""
+    monkeypatch.setattr("relaydet.training.micro_batch.has_cache", lambda device: True)
+    saved = load_dataset(tiny_demo, "demo_heldout")
+    samples = evaluation_samples(saved.dataset, open_sources(saved))
+    _, said, calls = detections(samples, 4, most=1)
+    assert calls == [4, 4, 2, 1, 1, 1, 1, 1, 1]
+    assert said[0] == "4 images at once did not fit into the memory; trying again"
+    assert said[1] == "4 images at once did not fit into the memory; from here on 2"
+
+
 def test_one_image_that_does_not_fit_is_explained(tiny_demo):
     saved = load_dataset(tiny_demo, "demo_heldout")
     samples = evaluation_samples(saved.dataset, open_sources(saved))

@@ -182,6 +182,36 @@ def test_a_precision_that_a_gpu_has_not_is_refused(attached, gpu, precision, mes
         choose_device("cuda", precision)
 
 
+@pytest.mark.parametrize(
+    ("gpu", "precision", "tells"),
+    [
+        (A100, "auto", True),
+        (A100, "float32", True),
+        (A100, "float16", True),
+        (T4, "auto", False),
+        (T4, "float32", False),
+    ],
+)
+def test_it_is_told_that_convolutions_use_tf32(attached, gpu, precision, tells):
+    """From Ampere on: evaluation is float32 in every precision, and PRECISION float32 is asked."""
+    attached(gpu)
+    reason = choose_device("auto", precision).reason
+    sentence = "convolutions in float32, as in evaluation, use TF32; matrix products do not"
+    assert (sentence in reason) == tells
+    plain = module.plainly(choose_device("auto", precision)).reason
+    assert plain.endswith("; plain: asked for")
+    assert "channels last" not in plain
+    assert (sentence in plain) == tells
+
+
+@pytest.mark.parametrize(("value", "tells"), [("expandable_segments:True", True), ("", False)])
+def test_how_the_memory_is_set_up_is_told(attached, monkeypatch, value, tells):
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", value)
+    attached(T4)
+    reason = choose_device("auto").reason
+    assert ("; memory: expandable_segments:True; channels last" in reason) == tells
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("asked", ["auto", "cuda", "cuda:0"])
 def test_a_gpu_is_taken_where_there_is_one(asked):

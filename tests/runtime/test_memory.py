@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
+from relaydet.runtime import memory
 from relaydet.runtime.memory import give_back, is_out_of_memory
 
 
@@ -47,3 +50,36 @@ def test_a_real_allocation_that_fails_is_one():
 
 def test_giving_back_where_nothing_is_cached_does_no_harm():
     give_back(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("set_before", "torch_version", "there", "initialised", "expected"),
+    [
+        pytest.param({}, "2.14.1+cu130", True, False, "expandable_segments:True", id="ours"),
+        pytest.param({}, "2.2.0", True, False, "expandable_segments:True", id="the oldest"),
+        pytest.param({}, "2.0.1", True, False, "", id="torch knows no such setting"),
+        pytest.param({}, "2.14.1", False, False, "", id="no CUDA"),
+        pytest.param({}, "2.14.1", True, True, "", id="too late"),
+        *(
+            pytest.param({name: "backend:native"}, "2.14.1", True, False, "backend:native", id=name)
+            for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+        ),
+    ],
+)
+def test_segments_grow_unless_the_user_has_set_the_allocator_up(
+    monkeypatch, set_before, torch_version, there, initialised, expected
+):
+    for name in memory._SETTINGS:
+        # Set first, so that what the code sets is taken back after the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in set_before.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch, "__version__", torch_version)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialised)
+    monkeypatch.setattr("relaydet.compat.sys.platform", "linux")
+    memory.grow_segments()
+    assert memory.allocator_settings() == expected
+    left = {name: os.environ[name] for name in memory._SETTINGS if name in os.environ}
+    assert left == (set_before or ({"PYTORCH_CUDA_ALLOC_CONF": expected} if expected else {}))

@@ -320,6 +320,53 @@ def test_each_halving_is_said_once():
     assert said[-1].endswith("2 at a time (the optimizer's batch stays 6)")
 
 
+class FullAtFirst:
+    """Memory whose pieces have a wrong size in these calls, and are whole once they are freed."""
+
+    def __init__(self, *calls: int) -> None:
+        self.full, self.calls = calls, 0
+
+    def __call__(self, part, inputs) -> None:
+        self.calls += 1
+        if self.calls in self.full:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("part", ["", "rpn"], ids=["at once", "after the backbone"])
+@pytest.mark.parametrize(
+    ("micro_batch", "full", "sentences"),
+    [
+        pytest.param(6, (1,), ["step 0: 6"], id="whole batch"),
+        pytest.param(2, (2,), ["step 0: 2"], id="a later part"),
+        pytest.param(6, (2,), ["step 1: 6"], id="the second step"),
+        pytest.param(6, (1, 3), ["step 0: 6", "step 1: 6"], id="both steps"),
+    ],
+)
+def test_a_batch_is_done_again_in_its_size_before_it_is_halved(
+    monkeypatch, micro_batch, full, sentences, part
+):
+    monkeypatch.setattr("relaydet.training.micro_batch.has_cache", lambda device: True)
+    again = trained(micro_batch, FullAtFirst(*full), part)
+    assert again[3] == micro_batch
+    assert same(again, trained(micro_batch))
+    rest = " images at once did not fit into the memory; trying again"
+    assert again[4] == [sentence + rest for sentence in sentences]
+
+
+def test_memory_that_is_too_small_is_tried_twice_and_then_halved(monkeypatch):
+    monkeypatch.setattr("relaydet.training.micro_batch.has_cache", lambda device: True)
+    hook = TooSmall(2)
+    halved = trained(6, hook)
+    assert hook.calls == [6, 6, 3, *[2] * 6]
+    assert same(halved, trained(2))
+
+
+def test_after_three_batches_that_were_done_again_the_size_is_halved_at_once():
+    size, gpu = MicroBatch(8), torch.device("cuda")
+    assert [size.retry(gpu) for _ in range(5)] == [True, True, True, False, False]
+    assert not MicroBatch(8).retry(torch.device("cpu")), "it has no cache to empty"
+
+
 def test_one_image_that_does_not_fit_is_explained():
     with pytest.raises(RelayError, match=r"^Step 0: .*too small for one image; lower IMAGE_SIZE"):
         trained(6, TooSmall(0))
@@ -366,37 +413,54 @@ def test_the_scale_reaches_no_loss(monkeypatch):
     assert first.loss == pytest.approx(trained(6)[2][0].loss, rel=0.05)
 
 
+def step_of_eight(device: Device, name: str, size: int, micro_batch: int):
+    """The loss of a step of eight images on a device, and the micro-batch in force afterwards."""
+    generator = torch.Generator().manual_seed(1)
+    box = torch.tensor([[0.1, 0.1, 0.5, 0.7]]) * size
+    batch = [
+        (
+            torch.randint(256, (3, size, 3 * size // 2), generator=generator).byte(),
+            {"boxes": box, "labels": torch.tensor([1])},
+        )
+        for _ in range(8)
+    ]
+    model = build_model(name, ["person"], "none", image_size=size).model
+    model.to(device.device).train()
+    optimizer = build_optimizer(model, recipe_of(name))
+    learner = Learner(model, optimizer, key_samplers(model, 0), device, build_scaler(device))
+    left = MicroBatch(micro_batch)
+    (step,) = train_steps(learner, shared([batch]), replace(SCHEDULE, peak=1e-4), 0, left)
+    return step.loss, left.size
+
+
+def test_what_the_test_on_a_gpu_does_is_a_step():
+    """Nothing but a machine with a GPU would tell that it had never worked."""
+    loss, size = step_of_eight(CPU, "small", 32, 4)
+    assert size == 4
+    assert math.isfinite(loss)
+    assert loss == pytest.approx(step_of_eight(CPU, "small", 32, 4)[0], rel=1e-6)
+
+
 @pytest.mark.gpu
 def test_a_gpu_that_is_full_halves_the_micro_batch():
     """As if the card were smaller: the allocator gets a share of it alone."""
     device = choose_device("cuda")
     index, total = device.device.index, device.memory_total
 
-    def run_on_gpu(micro_batch: int):
-        generator = torch.Generator().manual_seed(1)
-        target = {"boxes": torch.tensor([[40.0, 40.0, 200.0, 280.0]]), "labels": torch.tensor([1])}
-        batch = [
-            (torch.randint(256, (3, 400, 600), generator=generator).byte(), target)
-            for _ in range(8)
-        ]
-        model = build_model("resnet50_fpn", ["person"], "none", image_size=400).model
-        model.to(device.device).train()
-        optimizer = build_optimizer(model, recipe_of("resnet50_fpn"))
-        learner = Learner(model, optimizer, key_samplers(model, 0), device, build_scaler(device))
-        size = MicroBatch(micro_batch)
-        torch.cuda.reset_peak_memory_stats(device.device)
-        (step,) = train_steps(learner, iter([batch]), replace(SCHEDULE, peak=1e-4), 0, size)
-        peak = torch.cuda.max_memory_reserved(device.device)
-        del model, optimizer, learner
+    def peak_of(micro_batch: int) -> int:
         torch.cuda.empty_cache()
-        return step.loss, size.size, peak
+        torch.cuda.reset_peak_memory_stats(device.device)
+        step_of_eight(device, "resnet50_fpn", 400, micro_batch)
+        return torch.cuda.max_memory_reserved(device.device)
 
-    run_on_gpu(1)  # loads the libraries
-    one, eight = run_on_gpu(1)[2], run_on_gpu(8)[2]
+    peak_of(1)  # loads the libraries
+    one, eight = peak_of(1), peak_of(8)
+    torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction((one + eight) / 2 / total, index)
     try:
-        loss, size, _ = run_on_gpu(8)
+        loss, size = step_of_eight(device, "resnet50_fpn", 400, 8)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, index)
+        torch.cuda.empty_cache()
     assert size in (1, 2, 4)
     assert math.isfinite(loss)

@@ -211,11 +211,15 @@ def _outputs(
             found += model([to_device(image_CHW, device) for image_CHW in part])
         return [{name: value.cpu() for name, value in output.items()} for output in found]
 
+    tries = 0
     while True:
         outputs = unless_memory_runs_out(attempt, device)
         if outputs is not None:
             return outputs
-        size = min(at_once.size, len(images))
+        size, tries = min(at_once.size, len(images)), tries + 1
+        if tries == 1 and at_once.retry(device):
+            say(f"{size} images at once did not fit into the memory; trying again")
+            continue
         if size == 1:
             raise RelayError("The device's memory is too small for one image; take DEVICE cpu.")
         at_once.halve(len(images))

@@ -10,6 +10,7 @@ import torch
 
 from relaydet.compat import detector_runs_in_bfloat16_on_cpu, detector_runs_in_float16_on_cpu
 from relaydet.errors import RelayError
+from relaydet.runtime.memory import allocator_settings, grow_segments
 from relaydet.runtime.preflight import (
     FAIL,
     WARN,
@@ -31,6 +32,11 @@ PRECISIONS = {
 _DEVICES = re.compile(r"auto|(cpu|cuda|mps)(:\d{1,3})?")
 _CAPABILITY_OF = {"float32": (0, 0), "bfloat16": (8, 0), "float16": (5, 3)}
 """Which GPUs compute what natively; see "Compute Capabilities" in NVIDIA's programming guide."""
+
+_TF32 = " (convolutions in float32, as in evaluation, use TF32; matrix products do not)"
+"""torch's defaults on Ampere and later, and left alone: a user may set them before. TF32 rounds the
+factors to 10 bits of mantissa, as float16 has, keeps float32's range and sums in float32.
+torch.backends.cudnn.allow_tf32 = False switches it off."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def choose_device(asked: str = "auto", precision: str = "auto", runtime: str = "
         first = str(error).splitlines()[0]
         raise RelayError(f"DEVICE {asked}: cannot be used ({first}); take auto or cpu.") from error
     if device.type == "cuda":
-        return _asked_cuda(asked, device.index, gpu_facts(), precision, runtime)
+        return _asked_cuda(asked, device.index, _facts(), precision, runtime)
     return _without_cuda(device, precision, "asked for")
 
 
@@ -112,7 +118,7 @@ def devices_to_share(device: Device, asked: str) -> list[torch.device]:
 
 def devices_to_use(asked: str) -> list[int]:
     """Numbers of the GPUs that torch can drive, where DEVICE asks for no other device."""
-    return usable(gpu_facts()) if asked in ("auto", "cuda") else []
+    return usable(_facts()) if asked in ("auto", "cuda") else []
 
 
 def choose_rank_device(asked: str, precision: str, runtime: str, local_rank: int) -> Device:
@@ -128,11 +134,11 @@ def choose_rank_device(asked: str, precision: str, runtime: str, local_rank: int
         RelayError: there are more processes than GPUs that can be used, or as `choose_device`.
     """
     _check_device(asked)
-    if asked == "cpu" or (asked == "auto" and not gpu_facts().gpus):
+    if asked == "cpu" or (asked == "auto" and not _facts().gpus):
         return choose_device("cpu", precision, runtime)
     if asked not in ("auto", "cuda"):
         raise RelayError(f"DEVICE {asked}: is one device, and there are several ranks; take auto.")
-    numbers = usable(gpu_facts())
+    numbers = usable(_facts())
     if local_rank >= len(numbers):
         raise RelayError(
             f"Rank {local_rank} of this machine has no GPU: {len(numbers)} can be used; start as"
@@ -141,8 +147,13 @@ def choose_rank_device(asked: str, precision: str, runtime: str, local_rank: int
     return choose_device(f"cuda:{numbers[local_rank]}", precision, runtime)
 
 
+def _facts() -> GpuFacts:
+    grow_segments()  # before the first question to the driver, which initialises CUDA
+    return gpu_facts()
+
+
 def _auto(precision: str, runtime: str) -> Device:
-    facts = gpu_facts()
+    facts = _facts()
     if facts.gpus:
         return _first_cuda("auto", facts, precision, runtime, "a CUDA device is attached")
     if torch.backends.mps.is_available():
@@ -185,11 +196,12 @@ def _cuda(number: int, verdict: Verdict, facts: GpuFacts, precision: str, why: s
     dtype, why_dtype = _cuda_precision(gpu.capability, precision)
     tensor_cores = gpu.capability >= (7, 0)
     layout = f"channels last: {'for its' if tensor_cores else 'no, it has no'} tensor cores"
+    memory = f"; memory: {allocator_settings()}" if allocator_settings() else ""
     return Device(
         device=torch.device("cuda", number),
         name=gpu.name,
         dtype=dtype,
-        reason=f"{why}; {why_dtype}; {layout}",
+        reason=f"{why}; {why_dtype}{memory}; {layout}",
         channels_last=tensor_cores,
         memory_total=gpu.memory_total,
         memory_free=gpu.memory_free,
@@ -228,9 +240,10 @@ def _cuda_precision(capability: tuple[int, int], asked: str) -> tuple[torch.dtyp
                 f"PRECISION {asked}: a GPU of capability {capability[0]}.{capability[1]} computes"
                 f" none, it takes {needed[0]}.{needed[1]}; take auto or float32."
             )
-        return PRECISIONS[asked], f"{asked}: asked for"
+        why = f"{asked}: asked for"
+        return PRECISIONS[asked], why + (_TF32 if capability >= (8, 0) else "")
     if capability >= (8, 0):
-        return torch.bfloat16, "bfloat16: the GPU computes it natively"
+        return torch.bfloat16, "bfloat16: the GPU computes it natively" + _TF32
     if capability >= (7, 0):
         return torch.float16, "float16 with loss scaling: it has tensor cores, and no bfloat16"
     return torch.float32, "float32: the GPU has no tensor cores"

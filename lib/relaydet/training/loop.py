@@ -117,8 +117,8 @@ def train_steps(
         batches: for each optimizer step, this rank's share of it and the samples.
         schedule: the learning rate.
         first_step: optimizer steps already done.
-        micro_batch: images per forward pass; gradients accumulate over the batch. Halved where
-            memory runs out, and the batch is done again.
+        micro_batch: images per forward pass; gradients accumulate over the batch. Where a GPU's
+            memory runs out the batch is done again with an empty cache, then in halves.
         say: takes a sentence where memory ran out.
         taken: is kept at the step that the weights are of.
 
@@ -186,6 +186,7 @@ def _gradients(
     All ranks take smaller parts when one has to: they go on step by step together.
     """
     learner.position.begin([image_CHW for image_CHW, _ in batch], learner.team)
+    tries = 0
     while True:
         attempt = partial(_attempt, learner, share, batch, step, micro_batch.size)
         mine, packed = unless_memory_runs_out(attempt, learner.device.device) or (None, [])
@@ -197,7 +198,12 @@ def _gradients(
             return losses
         put_back(norms, kept)
         learner.optimizer.zero_grad(set_to_none=True)
-        _halve(micro_batch, share, step, say)
+        tries += 1
+        if tries == 1 and micro_batch.retry(learner.device.device):
+            size = min(micro_batch.size, share.most)
+            say(f"step {step}: {size} images at once did not fit into the memory; trying again")
+        else:
+            _halve(micro_batch, share, step, say)
 
 
 def _attempt(

@@ -19,13 +19,16 @@ from torchvision.models.detection import FasterRCNN
 
 from relaydet.errors import RelayError
 from relaydet.runtime.device import Device
-from relaydet.runtime.memory import give_back, is_out_of_memory
+from relaydet.runtime.memory import give_back, has_cache, is_out_of_memory
 
 T = TypeVar("T")
 
 SHARE = 0.9
 """Of the free memory, what is counted on: allocators leave gaps, and scenes with many boxes take
 more than the probe's."""
+RETRIES = 3
+"""Batches that are done again in the same size, with an empty cache, before the size is halved at
+once. Shapes change from batch to batch, so pieces of a wrong size alone can fill the memory."""
 PROBE_BOXES = 50
 """Objects on an image of the probe."""
 
@@ -35,6 +38,15 @@ class MicroBatch:
     """Images per forward pass; becomes smaller where memory turns out to be too small."""
 
     size: int
+    retries: int = RETRIES
+    """How many batches may still be done again in the same size."""
+
+    def retry(self, device: torch.device) -> bool:
+        """Return whether to do a batch again as it was, after its cache was emptied; count it."""
+        if not has_cache(device) or not self.retries:
+            return False
+        self.retries -= 1
+        return True
 
     def halve(self, images: int) -> None:
         """Take half of what a batch of so many images was cut into."""
