@@ -7,6 +7,7 @@ its first optimizer step, new and resumed in turn.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -29,10 +30,10 @@ from relaydet.data.saved import load_dataset, open_sources
 from relaydet.jobs.merge import merge
 from relaydet.jobs.train import train
 from relaydet.model import build_model, recipe_of
-from relaydet.runtime.device import choose_device
+from relaydet.runtime.device import Device, choose_device
 from relaydet.storage.local import LocalStore
 from relaydet.training.checkpoint import Keep, Lineage
-from relaydet.training.loop import Learner, build_optimizer, train_steps
+from relaydet.training.loop import Learner, build_optimizer, build_scaler, train_steps
 from relaydet.training.micro_batch import MicroBatch
 from relaydet.training.sampling import key_samplers
 from relaydet.training.saver import Saver
@@ -65,22 +66,27 @@ train(TrainConfig(**json.loads(sys.argv[1])))
 
 
 def main() -> None:
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--device", default="auto")
+    given = asked.parse_args()
+    device = choose_device(given.device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = LocalStore(folder)
         street, search, _ = write_demo(folder / "scenes", sizes=(120, 40, 2))
         merge(MergeConfig("set", (street, search), ("person",), name), say=lambda _: None)
         print(
-            f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
+            f"{device.name}, {os.cpu_count()} cores, torch {torch.__version__},"
+            f" {torch.get_num_threads()} threads"
         )
-        windows(store, folder)
+        windows(store, folder, device)
         sizes(folder)
-        starts(name)
+        starts(name, given.device)
 
 
-def windows(store: LocalStore, folder: Path) -> None:
+def windows(store: LocalStore, folder: Path, device: Device) -> None:
     """Steps per second with a save in the window, and without, in turn."""
-    steps = _steps(store)
+    steps = _steps(store, device)
     state = next(steps)
     count = 0
     began = time.monotonic()
@@ -129,9 +135,9 @@ def sizes(folder: Path) -> None:
         )
 
 
-def starts(store: str) -> None:
+def starts(store: str, asked: str) -> None:
     """Seconds from a process's start to its first step: of a new run, and of a resumed one."""
-    config = {"dataset": "set", "store": store, "model": MODEL, "device": "cpu", "epochs": 50}
+    config = {"dataset": "set", "store": store, "model": MODEL, "device": asked, "epochs": 50}
     train(TrainConfig(run="kept", max_minutes=0.0, **config), say=lambda _: None)
     found: dict[str, list[float]] = {"new": [], "resumed": []}
     for turn in range(STARTS):
@@ -162,18 +168,18 @@ def _saver(folder: Path) -> Iterator[Saver]:
         saver.close()
 
 
-def _steps(store: LocalStore) -> Iterator[Callable[[], dict[str, object]]]:
+def _steps(store: LocalStore, device: Device) -> Iterator[Callable[[], dict[str, object]]]:
     """Optimizer steps for ever, over the same twenty batches; yields what gives the state."""
     saved = load_dataset(store, "set")
     samples = training_samples(saved.dataset, open_sources(saved))
-    device = choose_device("cpu", "auto")
-    model = build_model(MODEL, ["person"], "none").model.to(memory_format=torch.channels_last)
+    model = build_model(MODEL, ["person"], "none").model
+    model.to(device.device, memory_format=torch.channels_last)
     optimizer = build_optimizer(model.train(), recipe_of(MODEL))
     plan = BatchPlan(0, samples.groups_M(), BATCH, 0, 20)
     read = training_batches(samples, plan, recipe_of(MODEL).augmentation, 1)
     batches = list(zip(plan.shares(), read, strict=True))
     steps = train_steps(
-        learner=Learner(model, optimizer, key_samplers(model, 0), device),
+        learner=Learner(model, optimizer, key_samplers(model, 0), device, build_scaler(device)),
         batches=_again(batches),
         schedule=Schedule("cosine", 1e-4, 10**9, 0),
         first_step=0,

@@ -2,8 +2,9 @@
 
 The plain loop is what a user writes: the model in evaluation, one image at a time, no gradients,
 float32. Ours is `predict`: batches of like shape, norms folded into the convolutions, channels
-last. Images are decoded before the clock runs. Real photos where ../shared has them, else the
-demo's scenes. `--size` and `--images` make it shorter.
+last. Both run on the device given. Images are decoded before the clock runs. Real photos where
+../shared has them, else the demo's scenes. `--size`, `--images`, `--models` and `--turns` make it
+shorter.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ import torch
 from PIL import Image
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
+from train_speed import SHARED
 
 from relaydet.data.demo import write_demo
 from relaydet.data.loader import Samples
 from relaydet.evaluation.predict import predict
 from relaydet.model import build_model
+from relaydet.runtime.device import Device, choose_device
 
-PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco128"
-TURNS = 5
+MODELS = ("resnet50_fpn", "mobilenet_v3_large_320_fpn")
 
 
 def load(count: int, folder: Path) -> list[np.ndarray]:
     """So many photos, decoded."""
-    paths = sorted(PHOTOS.rglob("*.jpg"))
+    paths = sorted(SHARED.rglob("*.jpg"))
     if not paths:
         write_demo(folder, sizes=(count, 4, 2))
         paths = sorted((folder / "street").rglob("*.jpg"))
@@ -74,12 +76,16 @@ def detector(name: str, size: int) -> nn.Module:
     return built.model.eval()
 
 
-def plain(model: nn.Module, pictures: list[np.ndarray]) -> list[dict[str, torch.Tensor]]:
+def plain(
+    model: nn.Module, pictures: list[np.ndarray], device: torch.device
+) -> list[dict[str, torch.Tensor]]:
+    """What the model, which is on the device, says of each picture; on the CPU."""
     found = []
     with torch.no_grad():
         for picture in pictures:
-            image = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
-            found += model([image])
+            image = torch.from_numpy(picture).to(device).permute(2, 0, 1).float() / 255
+            (output,) = model([image])
+            found.append({name: value.cpu() for name, value in output.items()})
     return found
 
 
@@ -105,19 +111,24 @@ def main() -> None:
     arguments.add_argument("--images", type=int, default=32)
     arguments.add_argument("--size", type=int, default=320)
     arguments.add_argument("--batch", type=int, default=8)
+    arguments.add_argument("--models", nargs="+", default=MODELS)
+    arguments.add_argument("--turns", type=int, default=5)
+    arguments.add_argument("--device", default="auto")
     arguments.add_argument("--json", action="store_true")
     asked = arguments.parse_args()
+    device = choose_device(asked.device, "float32")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         pictures = load(asked.images, Path(folder))
-    for name in ("resnet50_fpn", "mobilenet_v3_large_320_fpn"):
-        rows.append(compare(name, pictures, asked.size, asked.batch))
+    for name in asked.models:
+        rows.append(compare(name, pictures, asked, device))
     if asked.json:
         print(json.dumps(rows))
         return
     print(
-        f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads;"
-        f" {len(pictures)} images, short side {asked.size}, batches of {asked.batch}"
+        f"{device.name}, {os.cpu_count()} cores, torch {torch.__version__},"
+        f" {torch.get_num_threads()} threads; {len(pictures)} images, short side"
+        f" {asked.size}, batches of {asked.batch}"
     )
     for row in rows:
         print(
@@ -127,22 +138,24 @@ def main() -> None:
         )
 
 
-def compare(name: str, pictures: list[np.ndarray], size: int, batch: int) -> dict[str, object]:
-    model, samples = detector(name, size), samples_of(pictures)
-    device = torch.device("cpu")
-    plain(model, pictures[:2])
+def compare(
+    name: str, pictures: list[np.ndarray], asked: argparse.Namespace, device: Device
+) -> dict[str, object]:
+    model, samples = detector(name, asked.size).to(device.device), samples_of(pictures)
+    plain(model, pictures[:2], device.device)
     times: dict[str, list[float]] = {"plain": [], "ours": []}
-    for _ in range(TURNS):
+    for _ in range(asked.turns):
         began = time.perf_counter()
-        theirs = plain(model, pictures)
+        theirs = plain(model, pictures, device.device)
         times["plain"].append(time.perf_counter() - began)
         began = time.perf_counter()
-        ours = predict(model, samples, device, batch).detections
+        ours = predict(model, samples, device.device, asked.batch).detections
         times["ours"].append(time.perf_counter() - began)
     each = {way: statistics.median(taken) / len(pictures) for way, taken in times.items()}
     largest, differing, total = apart(ours, theirs)
     return {
         "model": name,
+        "device": device.name,
         **each,
         "ratio": each["plain"] / each["ours"],
         "apart": largest,
