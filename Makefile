@@ -9,6 +9,7 @@
 # make bench     what is measured, into benchmarks/
 # make bench-train   a training step beside torchvision's reference loop (about five minutes)
 # make mutation  small mistakes in the code behind exact resume: do tests notice? (an hour)
+# make gpu       what only a GPU can show, in nine minutes, into OUT (benchmarks/README.md)
 # make chaos     220 faults, on a folder and on a bucket, and teams of ranks (about twenty minutes)
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 NOTEBOOKS := 1_merge_data 2_train 3_evaluate 4_compare_gpus
 
-.PHONY: setup demo study test test-all test-browser test-matrix wheel badges lint bench bench-train chaos mutation clean
+.PHONY: setup demo study test test-all test-browser test-matrix wheel badges lint bench bench-train gpu chaos mutation clean
 
 setup: .venv/.installed
 
@@ -93,6 +94,10 @@ bench: setup
 
 bench-train: setup
 	$(BIN)/python benchmarks/train_speed.py --parts
+
+# Without setup: such a machine may have no internet, and brings its own torch.
+gpu:
+	$(PYTHON) benchmarks/gpu_session.py
 
 chaos: setup
 	$(BIN)/python tests/chaos --faults 220 --seed 3 --out benchmarks/chaos.md

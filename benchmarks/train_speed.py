@@ -38,7 +38,10 @@ from relaydet.runtime.device import Device, choose_device
 from relaydet.runtime.memory import give_back
 from relaydet.storage.local import LocalStore
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco128"
+SHARED = Path(
+    os.environ.get("PHOTOS") or Path(__file__).resolve().parents[2] / "shared" / "data" / "coco128"
+)
+"""Photos in COCO's layout; PHOTOS names another folder."""
 MODELS = ("resnet50_fpn", "mobilenet_v3_large_320_fpn")
 PARTS = ("transfer", "forward", "losses", "backward", "optimizer")
 MATRIX = 4096
