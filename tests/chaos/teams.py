@@ -74,12 +74,6 @@ class Session:
                 found[started["rank"]] = started["pid"]
         return found or {0: self.process.pid}
 
-    def agent(self) -> int:
-        """torchrun's process id; a single process has none, and is taken itself."""
-        command = ["ps", "-o", "pid=", "--ppid", str(self.process.pid)]
-        listed = subprocess.run(command, capture_output=True, text=True).stdout.split()
-        return int(listed[0]) if listed and self.ranks > 1 else self.process.pid
-
     def all_gone(self) -> bool:
         return self.process.poll() is not None and not any(map(is_alive, self.pids().values()))
 
@@ -105,7 +99,6 @@ FAULTS: dict[str, Callable[[Session, random.Random], None]] = {
     "SIGKILL of a rank": _one_rank(signal.SIGKILL),
     "SIGSTOP of a rank": _one_rank(signal.SIGSTOP),
     "SIGTERM of a rank": _one_rank(signal.SIGTERM),
-    "SIGKILL of torchrun": lambda s, _: send(s.agent(), signal.SIGKILL),
     "SIGKILL of the session": lambda s, _: send(s.process.pid, signal.SIGKILL),
     "SIGINT of the session": lambda s, _: send(s.process.pid, signal.SIGINT),
     "SIGTERM of the session": lambda s, _: send(s.process.pid, signal.SIGTERM),
@@ -180,7 +173,7 @@ def one_leg(store: Path, folder: Path, fault: str, chance: random.Random, outcom
 
 def end(sessions: list[Session]) -> None:
     for session in sessions:
-        for pid in [session.process.pid, session.agent(), *session.pids().values()]:
+        for pid in [session.process.pid, *session.pids().values()]:
             send(pid, signal.SIGKILL)
         session.process.wait()
 

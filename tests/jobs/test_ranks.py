@@ -20,12 +20,15 @@ import msgspec
 import pytest
 import torch
 
+import relaydet
 from relaydet.config import TrainConfig
 from relaydet.errors import LeaseLostError, RankLostError, StoreError
 from relaydet.jobs import train as module
 from relaydet.jobs.train import train
 
 SECONDS = 120
+PACKAGE = str(Path(relaydet.__file__).parents[1])
+"""The folder that sessions import from, wherever they are started."""
 TOTAL = 15
 
 pytestmark = pytest.mark.skipif(
@@ -44,10 +47,16 @@ def start(store, tmp_path):
     started = []
 
     def make(
-        run: str, *flags: str, store: Path = store, under=(), own_store: str = "1"
+        run: str,
+        *flags: str,
+        store: Path = store,
+        under=(),
+        inside=(),
+        folder: Path | None = None,
+        **environment: str,
     ) -> subprocess.Popen:
         command = [
-            *(sys.executable, *(under or ["-m"]), "relaydet", "train", "--run", run),
+            *(*inside, sys.executable, *(under or ["-m"]), "relaydet", "train", "--run", run),
             *("--dataset", "tiny", "--store", str(store), "--model", "small", "--epochs", "3"),
             *("--batch-size", "4", "--image-size", "64", "--device", "cpu", "--workers", "0"),
             *("--precision", "float32", "--checkpoint-minutes", "1e-6", *flags),
@@ -57,11 +66,14 @@ def start(store, tmp_path):
                 command,
                 env={
                     **os.environ,
+                    "PYTHONPATH": PACKAGE,
                     "RELAYDET_CACHE": str(tmp_path),
                     "OMP_NUM_THREADS": "1",
                     # Else torchrun has the ranks' store, and no machine can be replaced.
-                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": own_store,
+                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+                    **environment,
                 },
+                cwd=folder,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -175,34 +187,127 @@ def test_when_the_launching_program_is_killed_the_ranks_save_and_none_is_left(
     assert read(store, "orphans", f"checkpoints/step-{status['step']:08d}.json")
 
 
-@pytest.mark.parametrize(
-    ("own_store", "code", "why"),
-    [
-        pytest.param("1", 0, "torchrun is gone", id="the ranks hear each other still, and pause"),
-        pytest.param("0", 2, "cannot be reached", id="the ranks' store is gone with it"),
-    ],
-)
-def test_when_torchrun_is_killed_the_ranks_save_and_are_waited_for(
-    store, start, tmp_path, own_store, code, why
+@pytest.mark.slow
+def test_when_a_torchrun_is_killed_its_ranks_save_and_none_is_left(store, start):
+    under = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
+    process = start("agentless", "--epochs", "50", under=under)
+    wait_for(is_at(store, "agentless", 3))
+    pids = children(process.pid)
+    assert len(pids) == 2
+    process.kill()
+    wait_for(lambda: not any(map(is_alive, pids)), 60)
+    status = read(store, "agentless", "status.json")
+    assert (status["state"], status["reason"]) == (
+        "paused",
+        "the program that launched it is gone",
+    )
+    assert read(store, "agentless", f"checkpoints/step-{status['step']:08d}.json")
+
+
+def script() -> tuple[str, str]:
+    """Start as an installed `relaydet` does: without the current folder on its path."""
+    code = "import sys; sys.path[:1] = filter(None, sys.path[:1]); from relaydet.cli import main; "
+    return "-c", f"{code} sys.exit(main(sys.argv[2:]))"
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="sockets are listed in /proc")
+def test_ranks_listen_on_loopback_alone_and_import_nothing_of_the_current_folder(
+    store, start, tmp_path
 ):
-    run = f"agentless{own_store}"
-    process = start(run, "--gpus", "2", "--epochs", "50", own_store=own_store)
-    wait_for(is_at(store, run, 3))
+    folder = tmp_path / "current"
+    folder.mkdir()
+    for name in ("queue", "socket", "secrets", "relaydet"):
+        (folder / f"{name}.py").write_text("raise SystemExit('a file of the user ran')\n")
+    foreign = {"GLOO_SOCKET_IFNAME": "eth0", "MASTER_ADDR": "a.b.example", "MASTER_PORT": "x"}
+    flags = ("--gpus", "2", "--epochs", "50")
+    process = start("alone", *flags, under=script(), folder=folder, **foreign)
+    wait_for(lambda: is_at(store, "alone", 3)() or process.poll() is not None)
+    assert process.poll() is None, output_of(process)
     pids = [pid for _, pid in processes(tmp_path)]
-    kill(parent_of(pids[0]), signal.SIGKILL)
+    heard = {address for pid in [process.pid, *pids] for address in listening(pid)}
+    process.send_signal(signal.SIGTERM)
     output = output_of(process)
-    assert process.returncode == code, output
-    status = read(store, run, "status.json")
-    assert status["state"] == "paused"
-    assert why in status["reason"]
-    assert why in output, "it may be another rank's word"
-    assert re.search("[Rr]un (it )?again to go on", output)
-    assert read(store, run, f"checkpoints/step-{status['step']:08d}.json")
-    wait_for(lambda: not any(map(is_alive, pids)), 30)
+    assert process.returncode == 0, output
+    assert len(pids) == 2
+    assert heard <= {"127.0.0.1", "::1"}, heard
+    assert not any(map(is_alive, pids))
+    assert read(store, "alone", "status.json")["state"] == "paused"
 
 
-def parent_of(pid: int) -> int:
-    return int(subprocess.check_output(["ps", "-o", "ppid=", "-p", str(pid)]))
+def listening(pid: int) -> list[str]:
+    """Addresses that a process listens on, as the kernel lists them."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(str(link.readlink()))
+    found = []
+    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                raw = bytes.fromhex(fields[1].partition(":")[0])
+                words = [raw[at : at + 4][::-1] for at in range(0, len(raw), 4)]
+                found.append(socket.inet_ntop(family, b"".join(words)))
+    return found
+
+
+def test_a_stop_before_the_first_step_ends_all_ranks(store, start, tmp_path):
+    process = start("early", "--gpus", "2")
+    wait_for(lambda: list(tmp_path.glob("ranks/early-*/output-1.log")))
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output = output_of(process)
+    assert time.monotonic() - asked < 60, "10 s, and what a loaded machine makes of it"
+    assert process.returncode in (0, 2), output
+    if process.returncode == 2:  # where it was so quick as to begin, it pauses
+        assert "It was stopped by SIGTERM before the first step; run again to start." in output
+    assert "Traceback" not in output
+    assert not any(is_alive(pid) for _, pid in processes(tmp_path))
+
+
+def unshared(*steps: str) -> tuple[str, ...]:
+    """Run in a machine of one's own as far as names, network and mounts go."""
+    program = ("unshare", "--uts", "--net", "--mount", "--propagation", "private")
+    if not shutil.which("unshare") or subprocess.run([*program, "true"]).returncode:
+        pytest.skip("unshare is not permitted here")
+    if not shutil.which("ip") or not shutil.which("hostname"):
+        pytest.skip("ip or hostname is not installed here")
+    steps = ("hostname not-in-etc-hosts.example", "ip link set lo up", *steps)
+    return (*program, "sh", "-c", f'{" && ".join(steps)} && exec "$@"', "sh")
+
+
+@pytest.mark.slow
+def test_ranks_need_no_network_and_no_host_name(store, start, unbroken):
+    process = start("unnamed", "--gpus", "2", inside=unshared())
+    output = output_of(process)
+    assert process.returncode == 0, output
+    assert read(store, "unnamed", "model.json")["sha256"] == unbroken
+
+
+@pytest.mark.slow
+def test_two_ranks_in_a_bare_container(tmp_path, store):
+    """64 MB of shared memory, no HOME, no name, a folder that cannot be written to."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    inside = unshared(
+        "mount -t tmpfs -o size=64m shm /dev/shm",
+        f"mount -t tmpfs -o ro none {bare}",
+        f"cd {bare}",
+        "unset HOME",
+    )
+    command = [
+        *(*inside, sys.executable, *script(), "relaydet", "train", "--run", "bare"),
+        *("--dataset", "tiny", "--store", str(store), "--model", "small", "--epochs", "2"),
+        *("--batch-size", "4", "--image-size", "64", "--device", "cpu", "--workers", "1"),
+        *("--gpus", "2"),
+    ]
+    environment = {n: v for n, v in os.environ.items() if n not in ("HOME", "RELAYDET_CACHE")}
+    environment |= {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": PACKAGE}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=2 * SECONDS
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read(store, "bare", "status.json")["state"] == "done"
 
 
 @pytest.mark.parametrize("trouble", [StoreError("away"), LeaseLostError("taken over")])

@@ -21,8 +21,10 @@ from relaydet.errors import RankLostError, RelayError
 from relaydet.model import build_model, recipe_of
 from relaydet.runtime.device import choose_device
 from relaydet.storage.store import open_store
+from relaydet.training.checkpoint import Checkpoint
 from relaydet.training.loop import build_optimizer
 from relaydet.training.meeting import joined
+from relaydet.training.members import plan_of, share_plan
 from relaydet.training.micro_batch import MicroBatch
 from relaydet.training.restore import Restored
 from relaydet.training.steps import run_steps
@@ -50,7 +52,18 @@ def words(team: Team, _folder: Path) -> dict:
     own.append(torch.nn.Parameter(torch.zeros_like(weights_OIHW)))
     own[2].grad = weights_OIHW.clone(memory_format=layout)
     team.sum_gradients(team.pack_gradients(own))
+    state = {"model": {"w": torch.tensor([1.5, 2.5])}, "optimizer": {"state": {0: {"step": 3}}}}
+    checkpoint = Checkpoint(7, state, {"sha256": "x"}, "there")
+    plan = share_plan(
+        team, plan_of(TrainConfig("planned"), checkpoint, None) if team.leads else None
+    )
+    planned = plan.checkpoint
     return {
+        "plan": [
+            *(plan.config.run, planned.step, planned.state["model"]["w"].tolist()),
+            *(planned.state["optimizer"]["state"][0]["step"], planned.where),
+            share_plan(team, None),
+        ],
         "first": team.share_first(lambda: f"made on {team.rank}"),
         "all": team.gather(team.rank * 10),
         "any": [team.any(team.rank == 2), team.any(False)],

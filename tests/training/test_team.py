@@ -2,49 +2,80 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import msgspec
 import pytest
 import torch
 
-from relaydet.config import MergeConfig
+from relaydet.config import MergeConfig, TrainConfig
 from relaydet.data.demo import write_demo
 from relaydet.errors import RankLostError, RelayError
 from relaydet.jobs.merge import merge
+from relaydet.runtime.limits import Deadline
+from relaydet.runtime.stop import StopRequest
 from relaydet.training import meeting as module
+from relaydet.training import team as team_module
 from relaydet.training.meeting import is_rank, joined
-from relaydet.training.team import Team, await_sums, choose_ranks
+from relaydet.training.members import share_plan
+from relaydet.training.notes import Counts
+from relaydet.training.team import Team, _decoded, await_sums, choose_ranks
 
 SCRIPT = Path(__file__).with_name("on_ranks.py")
-SECONDS = 150
+SECONDS = 300
 
 
-def on_ranks(ranks: int, job: str, folder: Path, *arguments: int) -> list[dict]:
+def on_ranks(
+    ranks: int, job: str, folder: Path, *arguments: int, by_torchrun: bool = False
+) -> list[dict]:
     """What each rank found."""
     for old in folder.glob(f"{job}-*.json"):
         old.unlink()
-    command = [sys.executable, *([] if ranks == 1 else torchrun(ranks)), str(SCRIPT), job]
-    done = subprocess.run(
-        [*command, str(folder), *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    meeting = folder / f"meeting-{uuid4().hex}"
+    script = (str(SCRIPT), job, str(folder), *map(str, arguments))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *(torchrun(ranks) if by_torchrun else ()), *script],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for variables in ([{}] if by_torchrun or ranks == 1 else met_over(meeting, ranks))
+    ]
+    try:
+        outputs = [process.communicate(timeout=SECONDS)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     found = sorted(folder.glob(f"{job}-*.json"))
-    assert found, done.stderr
+    assert found, outputs
     return [json.loads(path.read_text()) for path in found]
 
 
-def torchrun(ranks: int) -> list[str]:
-    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+def met_over(file: Path, ranks: int) -> list[dict[str, str]]:
+    """The variables of each rank, as `launch` sets them."""
+    shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    shared[module.MEETING_VARIABLE] = str(file)
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
+def torchrun(ranks: int) -> tuple[str, ...]:
+    return "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)
 
 
 def test_a_team_of_one_has_nobody_to_ask():
@@ -57,8 +88,11 @@ def test_a_team_of_one_has_nobody_to_ask():
     assert (alone.why_stop("tired"), alone.why_stop(None)) == ("tired", None)
 
 
-def test_what_ranks_say_to_each_other(tmp_path):
-    found = on_ranks(3, "words", tmp_path)
+@pytest.mark.parametrize(
+    "by_torchrun", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["file", "torchrun"]
+)
+def test_what_ranks_say_to_each_other(tmp_path, by_torchrun):
+    found = on_ranks(3, "words", tmp_path, by_torchrun=by_torchrun)
     assert len(found) == 3
     for rank in found:
         assert rank["first"] == "made on 0"
@@ -70,6 +104,7 @@ def test_what_ranks_say_to_each_other(tmp_path):
         assert vectors == [[6.0] * 3, [101.0] * 4], "none counts as zero"
         assert convolution == [3.0 * number for number in range(24)], "whatever its layout"
         assert rank["stop"] == ["tired"]
+        assert rank["plan"] == ["planned", 7, [1.5, 2.5], 3, "there", None]
 
 
 class NoStore:
@@ -84,6 +119,123 @@ def test_where_the_store_is_gone_the_others_count_as_lost_and_a_failure_is_told_
     with pytest.raises(RankLostError, match=r"cannot be reached .Broken pipe"):
         team.why_stop("torchrun is gone")
     team.tell_failure("the image is broken")
+
+
+@pytest.fixture
+def waiting(monkeypatch, tmp_path):
+    """A team of two whose rank 1 is late, and what it says."""
+    monkeypatch.setattr(team_module, "STOP_SECONDS", 0.3)
+    monkeypatch.setattr(team_module, "_REASON_SECONDS", 0.1)
+    monkeypatch.setattr(team_module, "LINE_SECONDS", 0.2)
+    lines: list[str] = []
+    counts = Counts(tmp_path / "counts")
+    counts.create()
+    team = Team(
+        ranks=2,
+        counts=counts,
+        store=torch.distributed.HashStore(),
+        stop=StopRequest(),
+        say=lines.append,
+    )
+    team.said = 1
+    counts.put(0, 1)
+    return team, lines
+
+
+def test_a_wait_says_whom_for_and_ends_at_its_limit(waiting):
+    team, lines = waiting
+    with pytest.raises(RuntimeError, match="within 1 s"):
+        team._wait([Sum(math.inf)], "add its gradients", 1)
+    assert 2 <= len(lines) <= 5
+    assert lines[0] == "rank 0 waits for rank 1 to add its gradients: for 0 of 10 min"
+
+
+@pytest.mark.parametrize("in_step", [True, False])
+def test_a_wait_ends_soon_after_a_stop(waiting, in_step):
+    team, _ = waiting
+    team.stop.ask("stopped by SIGTERM")
+    with pytest.raises(RuntimeError, match="no answer within 0 s after the stop: stopped by SIG"):
+        team._wait([Sum(math.inf)], "come", in_step=in_step)
+    assert team.unfinished
+    with pytest.raises(RankLostError, match=r"^Rank 1 does not answer any more \(no answer"):
+        raise team._lost(RuntimeError("no answer within 8 s")) from None
+
+
+def test_time_that_is_over_stops_steps_and_not_what_comes_before_them(waiting):
+    team, _ = waiting
+    team.stop.deadline = Deadline(time.monotonic() - 1, "MAX_MINUTES=1", 0)
+    wait = partial(team._wait, [Sum(math.inf)], "come", 1)
+    with pytest.raises(RuntimeError, match="within 1 s"):
+        wait(in_step=False)
+    with pytest.raises(RuntimeError, match="after the stop: MAX_MINUTES=1 is over"):
+        wait(in_step=True)
+
+
+def test_slow_steps_are_given_twice_their_time_after_a_stop(waiting):
+    team, _ = waiting
+    team.stop.ask("stopped by SIGTERM")
+    team.slowest = 1e6
+    with pytest.raises(RuntimeError, match="no sum of the gradients within"):
+        team._wait([Sum(math.inf)], "come", 1)
+
+
+def test_counts_of_ranks_are_their_own_and_start_at_none(tmp_path):
+    counts = Counts(tmp_path / "counts")
+    counts.create()
+    counts.put(2, 2**40)
+    counts.create()
+    counts.put(0, 7)
+    assert counts.of(4) == [7, 0, 2**40, 0]
+
+
+class Evil:
+    """Runs code where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch /tmp/relaydet-was-here",)
+
+
+def tensors_of(what: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(what, file)
+    return file.getvalue()
+
+
+HEAD = msgspec.json.encode(
+    {"config": asdict(TrainConfig()), "frozen": True, "step": None, "manifest": {}, "where": ""}
+)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(pickle.dumps(Evil()), id="a pickle"),
+        pytest.param(HEAD + b"\n" + tensors_of(Evil()), id="code in the tensors' place"),
+        pytest.param(b'{"config": 3}\n' + tensors_of({}), id="other fields"),
+        pytest.param(HEAD, id="no tensors"),
+    ],
+)
+def test_a_plan_is_values_or_a_sentence(monkeypatch, told):
+    ran: list[str] = []
+    monkeypatch.setattr(os, "system", ran.append)
+    team = Team(rank=1, ranks=2)
+    team.share_bytes = lambda _mine: told
+    with pytest.raises(RelayError, match="Rank 0 told a plan that is not understood here"):
+        share_plan(team, None)
+    assert not ran
+
+
+def test_what_another_rank_tells_is_of_the_type_that_was_meant():
+    assert _decoded(b'["host", 3]', tuple[str, int], 1) == ("host", 3)
+    with pytest.raises(RelayError, match=r"Rank 1 told something .*install the same version"):
+        _decoded(b'["host", "3"]', tuple[str, int], 1)
+
+
+def test_no_object_is_pickled_between_ranks():
+    used = re.compile(r"dist\.\w*_object|\bimport pickle|pickle\.loads?\(")
+    files = [*Path(team_module.__file__).parent.glob("*.py")]
+    assert len(files) > 10
+    assert not [path for path in files if used.search(path.read_text())]
 
 
 class Sum:
@@ -230,6 +382,97 @@ def test_numbers_of_ranks_that_make_no_sense(asked, device, gpus, batch, message
 )
 def test_torchrun_is_known_by_its_variables(environment, several):
     assert is_rank(environment) == several
+
+
+ONE_OF_TWO = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1234"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"RANK": None}, r"WORLD_SIZE=2, MASTER_ADDR=here, .*but RANK is not set: unset"),
+        ({"MASTER_ADDR": None}, r"WORLD_SIZE=2, RANK=0, .*but MASTER_ADDR is not set"),
+        ({"MASTER_PORT": None}, r"but MASTER_PORT is not set"),
+        ({"MASTER_PORT": ""}, r"but MASTER_PORT is not set"),
+        ({"RANK": None, "MASTER_PORT": None}, r"but RANK, MASTER_PORT are not set"),
+        ({"WORLD_SIZE": "auto"}, r"WORLD_SIZE is 'auto' where a rank needs 1 and more"),
+        ({"WORLD_SIZE": "-2"}, r"WORLD_SIZE is '-2'"),
+        ({"WORLD_SIZE": "2.0"}, r"WORLD_SIZE is '2\.0'"),
+        ({"RANK": "7"}, r"RANK is '7' where a rank needs 0 to 1"),
+        ({"RANK": "-1"}, r"RANK is '-1'"),
+        ({"RANK": "first"}, r"RANK is 'first'"),
+        ({"MASTER_PORT": "http"}, r"MASTER_PORT is 'http' where a rank needs 1 to 65535"),
+        ({"MASTER_PORT": "70000"}, r"MASTER_PORT is '70000'"),
+        ({"LOCAL_RANK": "x"}, r"LOCAL_RANK is 'x'"),
+        ({"LOCAL_RANK": "2"}, r"LOCAL_RANK is '2' where a rank needs 0 to 1"),
+        ({"LOCAL_WORLD_SIZE": "3"}, r"LOCAL_WORLD_SIZE is '3' where a rank needs 1 to 2"),
+        ({"LOCAL_WORLD_SIZE": "0"}, r"LOCAL_WORLD_SIZE is '0'"),
+    ],
+)
+def test_variables_that_make_no_rank_are_named(changes, message):
+    environment = {n: v for n, v in {**ONE_OF_TWO, **changes}.items() if v is not None}
+    with (
+        pytest.raises(RelayError, match=message + r".*torchrun\.$"),
+        joined(1.0, environment),
+    ):
+        pass
+
+
+def test_variables_of_slurm_alone_make_no_rank():
+    assert not is_rank({"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"RANK": "1"}, (1, 2, 1, 2, False)),  # by hand, as many as there are counts as here
+        ({"RANK": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, (1, 2, 0, 1, False)),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, (0, 2, 1, 2, True)),
+    ],
+)
+def test_where_a_rank_is(environment, place):
+    found = module._place({**ONE_OF_TWO, **environment})
+    assert (
+        *(found.rank, found.ranks, found.local_rank, found.local_ranks, found.one_machine),
+    ) == place
+    assert found.where == "here:1234"
+
+
+def never(monkeypatch) -> None:
+    """Have torch wait for ranks that do not come."""
+    ended = threading.Event()
+    monkeypatch.setattr(module.dist, "rendezvous", lambda *_, **__: iter([ended.wait(60)]))
+
+
+def test_a_rank_that_waits_alone_says_so_and_obeys_a_stop(monkeypatch):
+    never(monkeypatch)
+    monkeypatch.setattr(module, "FIRST_LINE_SECONDS", 0.1)
+    stop, lines = StopRequest(), []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        stop.ask("stopped by SIGTERM")
+
+    message = r"could not meet at here:1234 \(rank 1 had not come yet when it was stopped by SIGT"
+    with (
+        pytest.raises(RelayError, match=message),
+        joined(1.0, ONE_OF_TWO, stop, say),
+    ):
+        pass
+    assert lines == [
+        "waiting for rank 1 of 2 at here:1234, up to 10 min; unset WORLD_SIZE and RANK to train"
+        " alone"
+    ]
+
+
+def test_rank_1_that_waits_alone_waits_for_rank_0_and_gives_up(monkeypatch):
+    never(monkeypatch)
+    monkeypatch.setattr(module, "JOIN_SECONDS", 0.3)
+    with (
+        pytest.raises(RelayError, match=r"rank 0 did not come within .*RANK .*to train alone"),
+        joined(1.0, {**ONE_OF_TWO, "RANK": "1"}),
+    ):
+        pass
 
 
 def test_ranks_that_never_come_are_named(monkeypatch):

@@ -127,7 +127,7 @@ def time_here(
     runtime = detect()
     with (
         own_torch_state(),
-        joined(answer_minutes=10) as team,
+        joined(answer_minutes=10, stop=stop, say=say) as team,
         _samples(config) as samples,
         stop_on_signals(stop),
     ):
@@ -145,7 +145,7 @@ def time_here(
                 )
             if speed is None:
                 return Timed([], str(stop.reason or "another rank was stopped"))
-            names = team.gather(device.name)
+            names = team.gather(device.name, str)
             precision = str(device.dtype).removeprefix("torch.")
             place = _Place(_machine(names), team, runtime.name, precision)
             rows.append(_row(speed, settled, config, place))

@@ -31,12 +31,12 @@ from relaydet.training.found import dataset_of, legible, places_of, samples_of, 
 from relaydet.training.launch import launch
 from relaydet.training.meeting import is_rank, joined
 from relaydet.training.members import (
-    Plan,
     agree,
     device_of,
     own_config,
     plan_of,
     same_detector,
+    share_plan,
 )
 from relaydet.training.opening import tell_drive, tell_plan
 from relaydet.training.outlook import Outlook, look_ahead
@@ -186,7 +186,8 @@ def train_here(
     """
     check_name("RUN", config.run)
     stop = StopRequest() if stop is None else stop
-    with own_torch_state(config.deterministic), joined(config.answer_minutes) as team:
+    meeting = joined(config.answer_minutes, stop=stop, say=say)
+    with own_torch_state(config.deterministic), meeting as team:
         refuse_small_batch(config.batch_size, team.ranks)
         runtime = detect()
         stop.deadline = find_deadline(runtime, config.max_minutes)
@@ -222,7 +223,7 @@ def _train(
         say(line)
     finished = _finished(places[0], config, samples, say)
     if finished:
-        team.share_first(lambda: None)
+        share_plan(team, None)
         return finished
     # Mistakes in MODEL, WEIGHTS or IMAGE_SIZE come out here, before anything is written.
     new = None if started else build(config, saved, None)
@@ -244,7 +245,7 @@ def _train(
         # Somebody else may have come to its end between that look and the lease.
         finished = _finished(places[0], config, samples, say)
         if finished:
-            team.share_first(lambda: None)
+            share_plan(team, None)
             return finished
         with stop_on_signals(stop):
             ended, log = _train_under(lease, places, ready, say, open_bar)
@@ -260,7 +261,7 @@ def _train_along(
 ) -> TrainResult:
     """The part of every other process: to train what the first one has found."""
     device = device_of(team, asked, runtime)
-    plan: Plan | None = team.share_first(lambda: None)
+    plan = share_plan(team, None)
     if plan is None:
         outlook = look_ahead(0, 0, 0, 0.0)
         return TrainResult(asked.run, "done", "", False, outlook, [], "")
@@ -330,7 +331,7 @@ def _train_under(
     store = Fenced(places[0], lease)
     unsent = unsent_folder(store, config.run)
     start = find_start(store, config.run, unsent, places[1:], config, say)
-    team.share_first(lambda: plan_of(config, start.checkpoint, ready.new))
+    share_plan(team, plan_of(config, start.checkpoint, ready.new))
     agree(team, saved, len(ready.samples), device)
     trained = restore(start.checkpoint, ready.new, config, device, saved, say, team)
     step = start.checkpoint.step if start.checkpoint else 0

@@ -56,7 +56,7 @@ def stop_without_parent(stop: StopRequest, patience: float) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(LOOK_SECONDS)
-        stop.ask("torchrun is gone")
+        stop.ask("the program that launched it is gone")
         time.sleep(patience)
         os._exit(1)
 

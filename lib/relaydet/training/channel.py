@@ -7,7 +7,8 @@ and nobody is held up by a reader that is away.
     events.jsonl    what ranks say, in order: a line each, written at once
     stop            why to save and pause, once somebody wants it
     over            is there once all shall end at once
-    output.log      whatever else the processes print
+    meeting-N       where the ranks of the Nth start leave each other notes
+    output-R.log    whatever else rank R prints
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ class Channel:
         """What to train, as JSON."""
         return self.folder / "config.json"
 
-    @property
-    def log(self) -> Path:
-        """What the processes print."""
-        return self.folder / "output.log"
+    def log(self, rank: int) -> Path:
+        """Return the file of what a rank prints."""
+        return self.folder / f"output-{rank}.log"
+
+    def meeting(self, start: int) -> Path:
+        """Return the file over which the ranks meet; each start has its own."""
+        return self.folder / f"meeting-{start}"
 
     def tell(self, **event: Any) -> None:
         """Add an event; of several processes at once, each line stays whole."""
@@ -74,6 +78,10 @@ class Channel:
     def end_now(self) -> None:
         """Tell all ranks to end at once, whatever they are doing."""
         (self.folder / "over").touch()
+
+    def take_back_end(self) -> None:
+        """Let ranks that are started from now on go on."""
+        (self.folder / "over").unlink(missing_ok=True)
 
     def is_over(self) -> bool:
         """Whether they were told so."""

@@ -1,6 +1,7 @@
-"""Several ranks on this machine: torchrun in a process of its own, shown and stopped from here.
+"""Several ranks on this machine, each a process of its own that is shown and stopped from here.
 
-Not forked: a notebook that has touched CUDA cannot be.
+Not forked: a notebook that has touched CUDA cannot be. Not under torchrun, which looks this
+machine's name up and opens a port to everybody: the ranks meet over a file, and talk over loopback.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import site
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 
@@ -23,17 +24,30 @@ import relaydet
 from relaydet import errors
 from relaydet.errors import RankLostError, RelayError
 from relaydet.runtime.stop import StopRequest, stop_on_signals
-from relaydet.storage.cache import cache_root
+from relaydet.storage.cache import cache_root, disk_trouble
 from relaydet.training.channel import Channel
+from relaydet.training.meeting import MEETING_VARIABLE, loopback
 
 MODULE = "relaydet.jobs.rank"
-"""What each process runs; it takes the channel's folder."""
+"""What each process runs; it takes the channel's folder and this process's id."""
 LOOK_SECONDS = 0.1
+LOST_SECONDS = 90.0
+"""How long rank 0 may take to save and end once another rank has died."""
+LEFT_SECONDS = 5.0
+"""How long the others may take once rank 0 has ended: they have nothing to save."""
+UNSTARTED_SECONDS = 9.0
+"""How long ranks may take to end on a stop before the first step, when there is nothing to save."""
 KILL_SECONDS = 10.0
-"""How long torchrun may take to end when its ranks have been told to."""
-ORPHAN_SECONDS = 660.0
-"""How long rank 0 is waited for where torchrun was killed: it may take ten minutes to save."""
-_TAIL = 2_000
+"""How long ranks may take to end when told to end at once."""
+FOREIGN_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "NODE_RANK", "LOCAL_WORLD_SIZE")
+"""Of some other launcher; so are those that begin with FOREIGN_PREFIXES."""
+FOREIGN_PREFIXES = ("TORCHELASTIC_", "GROUP_WORLD_SIZE", "ROLE_")
+_LAST_WORDS = 300
+_START = (
+    # The current folder may have a queue.py; PYTHONSAFEPATH is unknown to Python 3.10.
+    "import sys; sys.path[:1] = [p for p in sys.path[:1] if p];"
+    f" from {MODULE} import main; sys.exit(main(*sys.argv[1:]))"
+)
 
 
 def launch(
@@ -64,43 +78,98 @@ def launch(
         RelayError: a rank failed, named if it is not the first.
     """
     channel = Channel(_fresh_folder(name))
-    channel.config.write_bytes(msgspec.json.encode(asked))
-    shown = _Shown(say, open_bar)
+    with disk_trouble(channel.folder):
+        channel.config.write_bytes(msgspec.json.encode(asked))
     stop = StopRequest()
-    with channel.log.open("wb") as log, stop_on_signals(stop):
-        process = subprocess.Popen(
-            _command(channel.folder, ranks, max_restarts),
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment_of_ranks(ranks),
-            start_new_session=True,  # a terminal's Ctrl-C is for this process alone
-        )
-        try:
-            _attend(process, channel, shown, stop)
-        finally:
-            shown.close()
-            _end(process, channel)
+    with stop_on_signals(stop):
+        for start in range(max_restarts + 1):
+            if start:
+                say(f"all ranks start again (restart {start})")
+            shown = _Shown(say, open_bar)
+            codes = _run(channel, ranks, start, shown, stop)
+            if shown.result is not None or stop or not any(codes):
+                break
     if shown.result is None:
-        failure = shown.failure(channel, process.returncode)
+        failure = shown.failure(channel, codes, str(stop.reason) if stop else "")
         failure.stopped = bool(stop)
         raise failure
     shutil.rmtree(channel.folder, ignore_errors=True)
     return shown.result
 
 
-def _attend(process: subprocess.Popen, channel: Channel, shown: _Shown, stop: StopRequest) -> None:
-    asked = False
-    while process.poll() is None:
-        if stop and not asked:
+def _run(
+    channel: Channel, ranks: int, start: int, shown: _Shown, stop: StopRequest
+) -> list[int | None]:
+    """Start all ranks and stay until the last has ended.
+
+    Returns:
+        How each ended by itself: its exit code, negative where a signal killed it; None where it
+        was killed from here.
+    """
+    processes: list[subprocess.Popen] = []
+    codes: list[int | None] = [None] * ranks
+    try:
+        for rank in range(ranks):
+            processes.append(_started(channel, rank, ranks, start))
+        _attend(processes, codes, channel, shown, stop)
+    finally:
+        shown.close()
+        _end(processes, channel)
+    return codes
+
+
+def _started(channel: Channel, rank: int, ranks: int, start: int) -> subprocess.Popen:
+    environment = {
+        **environment_of_ranks(ranks),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        MEETING_VARIABLE: str(channel.meeting(start)),
+    }
+    with disk_trouble(channel.folder), channel.log(rank).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", _START, str(channel.folder), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # a terminal's Ctrl-C is for this process alone
+        )
+
+
+def _attend(
+    processes: Sequence[subprocess.Popen],
+    codes: list[int | None],
+    channel: Channel,
+    shown: _Shown,
+    stop: StopRequest,
+) -> None:
+    """Show what the ranks tell, and hand them a stop, until all have ended or have had their time.
+
+    Args:
+        processes: the ranks.
+        codes: filled with how they end.
+        channel: to them.
+        shown: takes what they tell.
+        stop: of this process.
+    """
+    asked = lost = left = float("inf")
+    while any(code is None for code in codes):
+        now = time.monotonic()
+        if stop and asked > now:
             channel.ask_to_stop(str(stop.reason))
-            asked = True
+            asked = now
         shown.take_all(channel)
-        time.sleep(LOOK_SECONDS)
-    # Ranks notice by themselves that torchrun was killed, save and end.
-    until = time.monotonic() + (ORPHAN_SECONDS if process.returncode < 0 else 0)
-    while time.monotonic() < until and shown.rank_0_is_at_it():
-        shown.take_all(channel)
+        for rank, process in enumerate(processes):
+            codes[rank] = process.poll()
+        if any(codes):
+            lost = min(lost, now)
+        if codes[0] is not None:
+            left = min(left, now)
+        late = now > asked + UNSTARTED_SECONDS and not shown.began
+        if late or now > lost + LOST_SECONDS or now > left + LEFT_SECONDS:
+            break
         time.sleep(LOOK_SECONDS)
     shown.take_all(channel)
 
@@ -112,11 +181,11 @@ class _Shown:
         self, say: Callable[[str], None], open_bar: Callable[[str, int, int], Any]
     ) -> None:
         self.result: dict[str, Any] | None = None
+        self.began = False
+        """Whether the first step was begun."""
         self._say, self._open_bar = say, open_bar
         self._bar: Any = None
-        self._pids: dict[int, int] = {}
         self._failures: list[dict[str, Any]] = []
-        self._ended: list[dict[str, Any]] = []
 
     def take_all(self, channel: Channel) -> None:
         """Show what is new, or keep it."""
@@ -128,20 +197,17 @@ class _Shown:
             self._say(event["say"])
         if "bar" in event:
             self.close()
+            self.began = True
             self._bar = self._open_bar(*event["bar"])
         if "at" in event and self._bar is not None:
             self._bar.update(event["at"] - self._bar.n)
             self._bar.set_postfix(event["postfix"], refresh=False)
         if "close" in event:
             self.close()
-        if "started" in event:
-            self._pids[event["started"]["rank"]] = event["started"]["pid"]
         if "result" in event:
             self.result = event["result"]
         if "failure" in event:
             self._failures.append(event["failure"])
-        if "ended" in event:
-            self._ended.append(event["ended"])
 
     def close(self) -> None:
         """Close the bar."""
@@ -149,80 +215,98 @@ class _Shown:
             self._bar.close()
             self._bar = None
 
-    def rank_0_is_at_it(self) -> bool:
-        """Whether it has not told how it ended, and lives."""
-        told = self.result is not None or any(f["rank"] == 0 for f in self._failures)
-        return not told and 0 in self._pids and _lives(self._pids[0])
+    def failure(self, channel: Channel, codes: Sequence[int | None], stopped: str) -> RelayError:
+        """Return what that came to: the first rank that failed by itself, else one that died.
 
-    def failure(self, channel: Channel, code: int) -> RelayError:
-        """What all that came to: the first rank that failed by itself, else the one that died."""
-        output = f"all that the ranks printed is in {channel.log}"
+        Args:
+            channel: of the ranks.
+            codes: how each ended by itself; None where it was killed from here.
+            stopped: why this process was to stop; empty where it was not.
+        """
+        output = f"all that the ranks printed is in {channel.folder}"
         told = [f for f in self._failures if f["kind"] != RankLostError.__name__]
-        dead = [e for e in self._ended if e["how"].startswith("SIG") and e["how"] != "SIGTERM"]
         if told:
-            kind = getattr(errors, told[0]["kind"], None)
-            rank = f"Rank {told[0]['rank']}: " if told[0]["rank"] or kind is None else ""
+            kind = _kind_of(told[0]["kind"])
+            who = f"Rank {told[0]['rank']}: " if told[0]["rank"] or kind is None else ""
             if kind is not None:
-                return kind(f"{rank}{told[0]['message']}")
-            return RelayError(f"{rank}{told[0]['kind']}: {told[0]['message']}; {output}.")
+                return kind(f"{who}{told[0]['message']}")
+            return RelayError(f"{who}{told[0]['kind']}: {told[0]['message']}; {output}.")
+        if stopped and not self.began:
+            return RelayError(f"It was {stopped} before the first step; run again to start.")
+        dead = [(rank, code) for rank, code in enumerate(codes) if code is not None and code < 0]
         what = "the last checkpoint is kept; run again to go on"
         if dead:
-            return RankLostError(
-                f"Rank {dead[0]['rank']} died of {dead[0]['how']}; {what}; {output}."
-            )
+            rank, code = dead[0]
+            how = f"Rank {rank} died of {signal.Signals(-code).name}{_last_words(channel, rank)}"
+            return RankLostError(f"{how}; {what}; {output}.")
         if self._failures:
             return RankLostError(f"{self._failures[0]['message']}; run again to go on; {output}.")
-        if code < 0:
-            return RankLostError(
-                f"torchrun died of {signal.Signals(-code).name}; {what}; {output}."
-            )
-        tail = channel.log.read_text(errors="replace")[-_TAIL:].strip()
-        return RelayError(f"The ranks ended with code {code} and said no more than: {tail}")
+        ended = [(rank, code) for rank, code in enumerate(codes) if code]
+        if ended:
+            rank, code = ended[0]
+            how = f"Rank {rank} ended with code {code}{_last_words(channel, rank)}"
+            return RelayError(f"{how}; {output}.")
+        return RankLostError(f"Rank 0 does not answer; {what}; {output}.")
+
+
+def _kind_of(name: str) -> type[RelayError] | None:
+    kind = getattr(errors, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, RelayError) else None
+
+
+def _last_words(channel: Channel, rank: int) -> str:
+    """Return the last line that a rank printed, which may tell why it ended."""
+    log = channel.log(rank)
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f" (it printed last: {lines[-1][-_LAST_WORDS:]})" if lines else ""
 
 
 def _fresh_folder(name: str) -> Path:
-    """One that no launch had before: ranks of another one may still be saving."""
+    """Make one that no launch had before, for this user alone: other ranks may still be saving."""
     parent = cache_root() / "ranks"
-    parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _command(folder: Path, ranks: int, max_restarts: int) -> list[str]:
-    return [
-        *(sys.executable, "-m", "relaydet.training.agent", str(folder)),
-        # What --standalone means by now; in torch 2.0 it was one port for all on a machine.
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", uuid4().hex),
-        *("--nnodes", "1", "--nproc-per-node", str(ranks)),
-        *("--max-restarts", str(max_restarts), "-m", MODULE, str(folder)),
-    ]
+    with disk_trouble(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
 
 
 def environment_of_ranks(ranks: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment variables that the processes get.
+    """Return the environment variables that all processes get.
 
-    They share the cores, where torchrun by itself gives each one thread, and find this package,
-    which a notebook may have from a folder of its own.
+    They share the cores, and find this package, which a notebook may have from a folder of its own.
+    What they say to each other stays on this machine.
     """
     threads = str(max(1, (os.cpu_count() or 1) // ranks))
     here = str(Path(relaydet.__file__).parents[1])
-    path = os.pathsep.join([here, *filter(None, [environment.get("PYTHONPATH")])])
-    return {"OMP_NUM_THREADS": threads, **environment, "PYTHONPATH": path}
+    # Where it is installed they find it anyway; before Python's own modules it would shadow them.
+    added = [] if here in [*site.getsitepackages(), site.getusersitepackages()] else [here]
+    path = os.pathsep.join([*added, *filter(None, [environment.get("PYTHONPATH")])])
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name not in FOREIGN_VARIABLES and not name.startswith(FOREIGN_PREFIXES)
+    }
+    return {
+        "OMP_NUM_THREADS": threads,
+        **kept,
+        "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",
+        "GLOO_SOCKET_IFNAME": loopback(),
+        "NCCL_SOCKET_IFNAME": loopback(),
+    }
 
 
-def _end(process: subprocess.Popen, channel: Channel) -> None:
-    """Nothing of it is left afterwards."""
+def _end(processes: Sequence[subprocess.Popen], channel: Channel) -> None:
+    """Leave none running: those that have not ended are told to, and killed after a while."""
+    running = [process for process in processes if process.poll() is None]
+    if not running:
+        return
     channel.end_now()
-    if process.poll() is None:
+    until = time.monotonic() + KILL_SECONDS
+    for process in running:
         try:
-            process.wait(KILL_SECONDS)
+            process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    channel.take_back_end()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import platform
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import msgspec
 import torch
 
 import relaydet
@@ -65,6 +67,63 @@ def plan_of(config: TrainConfig, checkpoint: Checkpoint | None, new: BuiltModel 
     return Plan(config, checkpoint, None, False)
 
 
+class _Head(msgspec.Struct):
+    """What of a plan is not tensors."""
+
+    config: TrainConfig
+    frozen: bool
+    step: int | None
+    """Of the checkpoint; None where there are new weights."""
+    manifest: dict[str, Any]
+    where: str
+
+
+def share_plan(team: Team, plan: Plan | None) -> Plan | None:
+    """Return rank 0's plan on every rank, None where there is nothing to train.
+
+    A line of JSON, and the tensors as a checkpoint has them: no more than values is read from it.
+
+    Args:
+        team: the ranks.
+        plan: rank 0's; the others give None.
+
+    Raises:
+        RankLostError: as `Team.share_first` does.
+        RelayError: rank 0 has another version.
+    """
+    if team.ranks == 1:
+        return plan
+    told = team.share_bytes(_packed(plan) if team.leads and plan is not None else b"")
+    if team.leads or not told:
+        return plan
+    head, _, tensors = bytes(told).partition(b"\n")
+    try:
+        read = msgspec.json.decode(head, type=_Head)
+        state = torch.load(io.BytesIO(tensors), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever comes of something else than tensors
+        raise RelayError(
+            f"Rank 0 told a plan that is not understood here ({type(error).__name__}: {error});"
+            " install the same versions of relaydet and torch on all machines."
+        ) from error
+    if read.step is None:
+        return Plan(read.config, None, state, read.frozen)
+    return Plan(read.config, Checkpoint(read.step, state, read.manifest, read.where), None, False)
+
+
+def _packed(plan: Plan) -> bytes:
+    checkpoint = plan.checkpoint
+    head = _Head(
+        config=plan.config,
+        frozen=plan.frozen,
+        step=checkpoint.step if checkpoint else None,
+        manifest=checkpoint.manifest if checkpoint else {},
+        where=checkpoint.where if checkpoint else "",
+    )
+    tensors = io.BytesIO()
+    torch.save(checkpoint.state if checkpoint else plan.weights, tensors)
+    return b"\n".join((msgspec.json.encode(head), tensors.getbuffer()))
+
+
 def own_config(plan: Plan, asked: TrainConfig) -> TrainConfig:
     """The run's configuration with what this machine was told for itself."""
     return replace(plan.config, **{name: getattr(asked, name) for name in _OWN_FIELDS})
@@ -108,7 +167,7 @@ def agree(team: Team, saved: SavedDataset, images: int, device: Device) -> None:
     mine = Facts(
         relaydet.__version__, saved.sha256, images, precision, not device.quick, device.device.type
     )
-    told = team.gather((platform.node(), mine))
+    told = team.gather((platform.node(), mine), tuple[str, Facts])
     (_, first), *others = told
     for rank, (host, facts) in enumerate(others, start=1):
         for name in (field.name for field in fields(Facts)):

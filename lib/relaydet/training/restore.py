@@ -117,7 +117,7 @@ def _micro_batch(
     # Ranks whose norms wait for each other would have to probe in step.
     probed = cuda and not has_synchronised_norms(built.model)
     size, why = choose_micro_batch(config.micro_batch, most, before, probe if probed else None)
-    sizes = team.gather(size)
+    sizes = team.gather(size, int)
     if min(sizes) < max(sizes):
         size, why = min(sizes), f"of {sizes} on the ranks, the smallest"
     if why:
