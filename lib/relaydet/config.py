@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -405,22 +405,30 @@ def told_from_where(
     try:
         yield
     except RelayError as error:
-        entries = [s for s in sources if isinstance(s, SourceConfig)]
-        paths = [p for s in entries for p in (s.annotations, s.images, s.image_list) if p]
-        for path in sorted(set(paths), key=len, reverse=True):
-            missing = not Path(path).is_absolute() and not Path(path).exists()
-            if not missing or "://" in path or path.startswith("~") or path not in str(error):
-                continue
-            where = Path(str(listed)).expanduser().absolute().parent / path
-            where = where.resolve()
-            beside = isinstance(listed, (str, os.PathLike)) and where.exists()
-            hint = f"; there is {where}" if beside else ""
+        with suppress(OSError):  # the current folder is gone: the error itself is all there is
             error.args = (
-                f"{str(error).rstrip('.')}; relative paths count from the folder that the command"
-                f" runs in, which is {Path.cwd()}{hint}.",
+                f"{str(error).rstrip('.')}{_where_counted(str(error), listed, sources)}.",
             )
-            break
         raise
+
+
+def _where_counted(
+    message: str, listed: object, sources: str | tuple[SourceConfig | str, ...]
+) -> str:
+    """What to add to a message about a relative path that is not there; else nothing."""
+    entries = [source for source in sources if isinstance(source, SourceConfig)]
+    paths = [p for s in entries for p in (s.annotations, s.images, s.image_list) if p]
+    for path in sorted(set(paths), key=len, reverse=True):
+        missing = not Path(path).is_absolute() and not Path(path).exists()
+        if not missing or "://" in path or path.startswith("~") or path not in message:
+            continue
+        where = (Path(str(listed)).expanduser().absolute().parent / path).resolve()
+        beside = isinstance(listed, (str, os.PathLike)) and where.exists()
+        return (
+            "; relative paths count from the folder that the command runs in, which is"
+            f" {Path.cwd()}" + (f"; there is {where}" if beside else "")
+        )
+    return ""
 
 
 def _refuse_unknown_keys(where: str, sources: Any) -> None:
