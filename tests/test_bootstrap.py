@@ -92,9 +92,10 @@ def machine(tmp_path_factory):
     python = next((folder / "venv").glob("*/python"))
     make_wheel(folder / "first", "old_one", "1.0")
     pip(python, "install", "--no-index", "-f", folder / "first", "old_one")
-    make_wheel(folder / "input/wheels/a", "old_one", "2.0")
-    make_wheel(folder / "input/wheels/a", "new_one", "1.0", needs="old_one>=1.0")
-    make_wheel(folder / "input/wheels/a", "greedy", "1.0", needs="old_one>=2.0")
+    make_wheel(folder / "input/relaydet-wheels/a", "old_one", "2.0")
+    make_wheel(folder / "input/relaydet-wheels/a", "new_one", "1.0", needs="old_one>=1.0")
+    make_wheel(folder / "input/relaydet-wheels/a", "newest", "1.0")
+    make_wheel(folder / "input/relaydet-wheels/a", "greedy", "1.0", needs="old_one>=2.0")
     return python, folder / "input"
 
 
@@ -124,12 +125,27 @@ def install(machine, *needed: tuple[str, str]):
 def test_attached_wheels_are_installed_and_what_is_there_does_not_move(machine):
     done = install(machine, ("new_one", "new_one>=1.0"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "installing new_one>=1.0 (what is there stays as it is)\n"
+    assert done.stdout == (
+        "installing new_one>=1.0 (what is there stays as it is)\n"
+        f"wheels are taken from {machine[1]}/relaydet-wheels/a\n"
+    )
     installed = pip(machine[0], "list", "--format", "freeze")
     assert re.findall(r"^(?:old|new)[-_]one==.*$", installed, re.MULTILINE) == [
         "new_one==1.0",
         "old_one==1.0",
     ]
+
+
+def test_wheels_of_other_data_sets_are_not_taken(machine):
+    ours, theirs = machine[1] / "relaydet-wheels", machine[1] / "nice-photos"
+    ours.rename(theirs)
+    try:
+        done = install(machine, ("newest", "newest>=1.0"))
+    finally:
+        theirs.rename(ours)
+    assert done.returncode == 1
+    assert "nice-photos" not in done.stdout
+    assert "newest>=1.0: cannot be installed" in done.stderr
 
 
 def test_what_would_move_something_is_not_installed(machine):

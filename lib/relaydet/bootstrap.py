@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -42,9 +43,12 @@ NEEDED = (
 _KEPT = ("torch", "torchvision", "numpy")
 """The runtime's own; an old one is for the user to change."""
 _DEPTH = 4
-"""How many folders below /kaggle/input wheels are looked for."""
+"""How many folders below a data set wheels are looked for."""
+WHEEL_VARIABLE = "RELAYDET_WHEEL"
+"""A wheel of relaydet, or a folder with wheels, that the user names."""
 _REMEDY = {
-    "kaggle": "turn Internet on under Settings, or attach a data set with their wheels (Add Input)",
+    "kaggle": "turn Internet on under Settings, or attach a data set named relaydet-wheels with"
+    " their wheels (Add Input)",
     "colab": "run the cell again; Colab has internet",
 }
 
@@ -121,7 +125,10 @@ def _install(wanted: Sequence[str], wheels: Path) -> None:
         constraints = Path(folder, "installed.txt")
         constraints.write_text("".join(f"{line}\n" for line in _constraints(wanted)))
         command = [*pip, "--constraint", str(constraints), *wanted]
-        links = [part for place in _folders_with_wheels(wheels) for part in ("-f", str(place))]
+        folders = _folders_with_wheels(wheels)
+        if folders:
+            print(f"wheels are taken from {', '.join(map(str, folders))}")
+        links = [part for place in folders for part in ("-f", str(place))]
         attempts = [[*command, "--no-index", *links]] if links else []
         attempts.append([*command, "--retries", "1", "--timeout", "15"])
         for attempt in attempts:
@@ -148,5 +155,19 @@ def _constraints(wanted: Sequence[str]) -> list[str]:
 
 
 def _folders_with_wheels(top: Path) -> list[Path]:
-    found = (top.glob("*/" * depth + "*.whl") for depth in range(_DEPTH + 1))
+    """Folders with wheels of ours: what else is attached may hold anything under any name.
+
+    Those are the data set that this package was taken from; where it comes from elsewhere, data
+    sets named relaydet...; and where RELAYDET_WHEEL says.
+    """
+    here = Path(__file__)
+    sets = [*top.glob("*"), *top.glob("datasets/*/*")]
+    ours = [folder for folder in sets if folder.name.startswith("relaydet")]
+    own = [folder for folder in ours if here.is_relative_to(folder)]
+    places = own or ours
+    named = os.environ.get(WHEEL_VARIABLE)
+    if named:
+        wheel = Path(named)
+        places.append(wheel.parent if wheel.suffix == ".whl" else wheel)
+    found = (place.glob("*/" * depth + "*.whl") for place in places for depth in range(_DEPTH + 1))
     return sorted({wheel.parent for wheels in found for wheel in wheels})

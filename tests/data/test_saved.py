@@ -13,6 +13,7 @@ from relaydet.data.dataset import Annotation, Category, Dataset, Image
 from relaydet.data.findings import Finding
 from relaydet.data.saved import annotations_name, load_dataset, open_sources, portable, save_dataset
 from relaydet.errors import RelayError
+from relaydet.storage import troubles
 from relaydet.storage.gcs import GcsStore
 from relaydet.storage.local import LocalStore
 
@@ -176,3 +177,17 @@ def test_what_was_recorded_is_found_again(kind, place, gcs_bucket, tmp_path):
     dataset = a_dataset(sources={"a": {"images": portable(store, location)}})
     save_dataset(store, "people", dataset, {}, [])
     assert load_dataset(store, "people").locations == {"a": location}
+
+
+@pytest.mark.parametrize("size", [0, 1000], ids=["nothing", "half of it"])
+def test_what_drive_has_not_uploaded_is_told(tmp_path, monkeypatch, tiny_demo, size):
+    monkeypatch.setattr(troubles, "DRIVE", tmp_path / "drive")
+    whole = tiny_demo.read("datasets/demo/annotations.json")
+    for where, words in (
+        ("drive", "run 1_merge_data again, and leave"),
+        ("disk", "not valid JSON"),
+    ):
+        store = LocalStore(tmp_path / where / "store")
+        store.write("datasets/demo/annotations.json", whole[:size])
+        with pytest.raises(RelayError, match=words):
+            load_dataset(store, "demo")

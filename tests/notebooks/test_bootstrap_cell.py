@@ -15,7 +15,7 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 BARE = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
 """A Python in which relaydet is not installed."""
 PACKAGE = {
-    "__init__.py": "",
+    "__init__.py": '__version__ = "0.1.0"\n',
     "bootstrap.py": "def install_missing():\n    print('found', __file__)\n",
     "notebook.py": "",
 }
@@ -48,6 +48,10 @@ def put_wheel(folder: Path) -> None:
     with zipfile.ZipFile(folder / "relaydet-0.1.0-py3-none-any.whl", "w") as wheel:
         for name, text in PACKAGE.items():
             wheel.writestr(f"relaydet/{name}", text)
+        wheel.writestr(
+            "relaydet-0.1.0.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: relaydet\nVersion: 0.1.0\n",
+        )
 
 
 def run(folder: Path, cwd: str = "notebooks", path: str = "", **variables: str):
@@ -78,7 +82,7 @@ def run(folder: Path, cwd: str = "notebooks", path: str = "", **variables: str):
 
 def test_it_is_the_same_in_every_notebook_and_short():
     assert len(set(cells().values())) == 1
-    assert len(next(iter(cells().values())).splitlines()) <= 22
+    assert len(next(iter(cells().values())).splitlines()) <= 80
 
 
 @pytest.mark.parametrize(
@@ -87,10 +91,16 @@ def test_it_is_the_same_in_every_notebook_and_short():
         pytest.param("lib/relaydet", put_package, id="beside the notebook"),
         pytest.param("notebooks/lib/relaydet", put_package, id="below it: papermill from the top"),
         pytest.param("kaggle/input/relaydet", put_package, id="data set that is the package"),
-        pytest.param("kaggle/input/code/lib/relaydet", put_package, id="repository as a data set"),
-        pytest.param("kaggle/input/datasets/ada/x/relaydet", put_package, id="Kaggle's new layout"),
-        pytest.param("kaggle/input/wheels", put_wheel, id="wheel as a data set"),
-        pytest.param("kaggle/input/datasets/ada/wheels", put_wheel, id="wheel, new layout"),
+        pytest.param(
+            "kaggle/input/relaydet-code/lib/relaydet", put_package, id="repository as a data set"
+        ),
+        pytest.param(
+            "kaggle/input/datasets/ada/relaydet-x/relaydet", put_package, id="Kaggle's new layout"
+        ),
+        pytest.param("kaggle/input/relaydet-wheels", put_wheel, id="wheel as a data set"),
+        pytest.param(
+            "kaggle/input/datasets/ada/relaydet-wheels", put_wheel, id="wheel, new layout"
+        ),
         pytest.param("content/drive/MyDrive/relaydet", put_wheel, id="wheel on Drive"),
         pytest.param(
             "content/drive/MyDrive/relaydet/lib/relaydet", put_package, id="repository on Drive"
@@ -101,8 +111,83 @@ def test_it_is_found_where_it_lies(tmp_path, place, put):
     put(tmp_path / place)
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("found "), done.stdout
-    assert Path(done.stdout.split()[1]).resolve().is_relative_to((tmp_path / place).resolve())
+    *taken, found = done.stdout.splitlines()
+    assert found.startswith("found "), done.stdout
+    assert [line.rpartition(" ")[2] for line in taken] == ["taken"] * (place[0] in "kc")
+    assert Path(found.split()[1]).resolve().is_relative_to((tmp_path / place).resolve())
+
+
+def put_evil(folder: Path) -> None:
+    put_package(folder)
+    (folder / "__init__.py").write_text(
+        f'__version__ = "0.1.0"\nopen({str(folder)!r} + ".ran", "w")\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "version", "why"),
+    [
+        ("kaggle/input/nice-photos/extra", "0.1.0", "the data set 'nice-photos' is not named"),
+        ("kaggle/input/nice-photos/relaydet-x", "0.1.0", "the data set 'nice-photos' is not named"),
+        ("kaggle/input/datasets/ada/photos", "0.1.0", "the data set 'photos' is not named"),
+        ("kaggle/input/relaydet-old/lib", "0.0.9", "its version is 0.0.9, not 0.1.0"),
+        ("kaggle/input/relaydet-odd/lib", None, "its version is unknown, not 0.1.0"),
+        ("content/drive/MyDrive/relaydet/lib", "0.0.9", "its version is 0.0.9, not 0.1.0"),
+    ],
+)
+def test_what_is_not_ours_is_named_and_never_imported(tmp_path, repository, place, version, why):
+    tag, variables = repository
+    folder = tmp_path / place / "relaydet"
+    put_evil(folder)
+    text = (folder / "__init__.py").read_text()
+    said = f'__version__ = "{version}"\n' if version else ""
+    (folder / "__init__.py").write_text(text.replace('__version__ = "0.1.0"\n', said))
+    done = run(tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    assert f"relaydet: {folder.parent} is not taken: {why}" in done.stdout
+    assert f"source/{tag}/lib/relaydet" in done.stdout.splitlines()[-1]
+    assert not folder.with_name("relaydet.ran").exists()
+
+
+@pytest.mark.parametrize("name", ["other", "relaydet"])
+def test_a_wheel_whose_own_name_or_version_is_another_is_not_taken(tmp_path, repository, name):
+    _, variables = repository
+    folder = tmp_path / "kaggle/input/relaydet-wheel"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "relaydet-0.1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("x.dist-info/METADATA", f"Name: {name}\nVersion: 0.2.0\n")
+    (folder / "relaydet-0.1.0-py2-none-any.whl").write_bytes(b"no zip")
+    done = run(tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is not taken: ") == 2
+    assert "it cannot be read (File is not a zip file)" in done.stdout
+
+
+@pytest.mark.parametrize("as_file", [False, True], ids=["folder", "wheel"])
+def test_a_place_that_the_user_names_is_taken(tmp_path, as_file):
+    put_wheel(tmp_path / "mine")
+    (wheel,) = (tmp_path / "mine").glob("*.whl")
+    done = run(tmp_path, RELAYDET_WHEEL=str(wheel if as_file else wheel.parent))
+    assert f"relaydet: {wheel} is taken" in done.stdout, done.stderr
+
+
+def test_a_place_that_cannot_be_read_is_one_sentence(tmp_path, repository):
+    _, variables = repository
+    hook = tmp_path / "hook/sitecustomize.py"
+    hook.parent.mkdir()
+    hook.write_text(
+        "import errno, os\nreal = os.scandir\n"
+        "def scandir(path='.'):\n"
+        "    if 'MyDrive' in str(path):\n"
+        "        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), path)\n"
+        "    return real(path)\nos.scandir = scandir\n"
+    )
+    (tmp_path / "content/drive/MyDrive/relaydet").mkdir(parents=True)
+    done = run(tmp_path, path=str(hook.parent), **variables)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "cannot be read" in line)
+    assert "MyDrive/relaydet cannot be read (Transport endpoint is not connected)" in line
+    assert "run drive.mount('/content/drive') and this cell again" in line
 
 
 def test_an_installed_one_goes_first(tmp_path):

@@ -17,9 +17,10 @@ import pytest
 
 from relaydet.errors import RelayError, StoreError
 from relaydet.runtime import auto_store, credentials
-from relaydet.runtime.auto_store import choose_store, find_store
+from relaydet.runtime.auto_store import choose_store, find_store, tell_drive
 from relaydet.runtime.detect import Runtime
 from relaydet.storage import troubles
+from relaydet.storage.local import LocalStore
 
 MOUNTED = "drive /content/drive fuse.drive rw,nosuid 0 0\n"
 TOKEN = {"KAGGLE_USER_SECRETS_TOKEN": "x"}
@@ -427,3 +428,12 @@ def test_the_store_is_opened_and_what_auto_came_to_is_said(monkeypatch):
     said.clear()
     assert find_store("here", said.append).location == "here"
     assert said == []
+
+
+def test_a_merge_and_a_training_on_drive_end_with_what_drive_does_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(troubles, "DRIVE", tmp_path / "drive")
+    said: list[str] = []
+    tell_drive(LocalStore(tmp_path / "disk"), said.append)
+    assert said == []
+    tell_drive(LocalStore(tmp_path / "drive/store"), said.append)
+    assert "leave this runtime connected for a few minutes" in said[0]

@@ -26,6 +26,7 @@ from relaydet.json_file import decode_json
 from relaydet.parameters import listing
 from relaydet.storage.cache import cache_root, disk_trouble, locked
 from relaydet.storage.store import Store
+from relaydet.storage.troubles import on_drive
 
 AGREED = "addresses.json"
 """In the folder of copies from afar: the addresses that users of this machine have named."""
@@ -80,6 +81,12 @@ def load_dataset(store: Store, name: str) -> SavedDataset:
             " set DATASET, STORE or, in training, RESUME_FROM."
         )
     data = store.read(annotations_name(name))
+    if not data.rstrip().endswith(b"}") and on_drive(store.place("")):
+        raise RelayError(
+            f"{store.describe(annotations_name(name))}: only {len(data)} bytes of it are on Drive,"
+            " which had not uploaded all of it when the machine that wrote it went away; run"
+            " 1_merge_data again, and leave that runtime connected for a few minutes."
+        )
     dataset, findings = coco.decode(data, name, store.describe(annotations_name(name)))
     sources: Any = dataset.info.get("sources")
     if findings or not _names_images(sources):

@@ -21,7 +21,7 @@ from relaydet.data.saved import agree, annotations_name, load_dataset, portable,
 from relaydet.data.split import parse_split, split
 from relaydet.data.statistics import statistics_table, summarise, summarise_sources
 from relaydet.errors import RelayError
-from relaydet.runtime.auto_store import find_store
+from relaydet.runtime.auto_store import find_store, tell_drive
 from relaydet.storage.cache import cache_root, tell_cache
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store
@@ -75,10 +75,14 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> MergeResul
     store = find_store(config.store, say)
     tell_cache(say)
     if config.sources == DEMO:
-        return _merge_demo(store, config, say)
+        result = _merge_demo(store, config, say)
+        tell_drive(store, say)
+        return result
     if isinstance(config.sources, str):
         raise RelayError(f"SOURCES {config.sources!r}: load them with load_sources first.")
-    return _merge_into(store, config, choose_sources(config), say)
+    result = _merge_into(store, config, choose_sources(config), say)
+    tell_drive(store, say)
+    return result
 
 
 def _merge_demo(store: Store, config: MergeConfig, say: Callable[[str], None]) -> MergeResult:

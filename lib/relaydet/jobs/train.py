@@ -15,7 +15,7 @@ from relaydet.data.order import steps_per_epoch
 from relaydet.data.saved import SavedDataset
 from relaydet.errors import RankLostError, RelayError
 from relaydet.model import BuiltModel
-from relaydet.runtime.auto_store import find_store
+from relaydet.runtime.auto_store import find_store, tell_drive
 from relaydet.runtime.detect import Runtime, detect
 from relaydet.runtime.device import Device, devices_to_use
 from relaydet.runtime.limits import find_deadline
@@ -38,7 +38,7 @@ from relaydet.training.members import (
     same_detector,
     share_plan,
 )
-from relaydet.training.opening import tell_drive, tell_plan
+from relaydet.training.opening import tell_plan
 from relaydet.training.outlook import Outlook, look_ahead
 from relaydet.training.restore import build, restore
 from relaydet.training.resume import (

@@ -89,6 +89,15 @@ def find_store(asked: str, say: Callable[[str], None] = print, must_exist: bool 
     return open_store(choice.location, must_exist=must_exist)
 
 
+def tell_drive(store: Store, say: Callable[[str], None]) -> None:
+    """Say that Drive goes on uploading, where that is the store."""
+    if on_drive(store.place("")):
+        say(
+            "Drive uploads what was written in its own time: leave this runtime connected for a"
+            " few minutes before you close it"
+        )
+
+
 def _cleaned(asked: str, parameter: str, say: Callable[[str], None]) -> str:
     location = clean_location(asked, parameter)
     if location != str(asked) and location != AUTO:

@@ -261,7 +261,7 @@ class LocalStore:
                 file.seek(len(before))
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                _sync(file.fileno())
         except OSError as error:
             if error.errno in (*_ABSENT, errno.EISDIR):
                 return False

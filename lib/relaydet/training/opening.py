@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 from relaydet.data.order import share_of
 from relaydet.model import recipe_of
-from relaydet.storage.store import Store
-from relaydet.storage.troubles import on_drive
 from relaydet.training.resume import Start
 from relaydet.training.session import Session
 
@@ -40,12 +38,3 @@ def tell_plan(session: Session, start: Start, say: Callable[[str], None]) -> Non
     if session.stop.deadline:
         left = session.stop.seconds_left() / 60
         say(f"time: {left:.0f} min in this session ({session.stop.deadline.reason})")
-
-
-def tell_drive(store: Store, say: Callable[[str], None]) -> None:
-    """Say that Drive goes on uploading, where that is the store."""
-    if on_drive(store.place("")):
-        say(
-            "Drive uploads what was written in its own time: leave this runtime connected for a"
-            " few minutes before you close it"
-        )
