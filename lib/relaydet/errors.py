@@ -35,6 +35,10 @@ class StopError(RelayError):
     stopped = True
 
 
+class ForeignFileError(RelayError):
+    """A file is whole and yet not to be used: it is of another run, or of a newer version."""
+
+
 class StoreError(RelayError):
     """The store does not do what it is asked, and may again: it is full, away or locked.
 

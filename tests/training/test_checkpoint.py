@@ -641,3 +641,38 @@ def test_a_damaged_manifest_among_those_that_stay_costs_nothing_but_itself(two):
     assert found.step == 30
     save(two, 40, token=2, base=20)
     assert steps_in(two) == [30, 40]
+
+
+@pytest.mark.parametrize(
+    ("rejected", "stays"),
+    [
+        pytest.param(15, [10, 20], id="between the one resumed from and the new one"),
+        pytest.param(20, [10, 20], id="at the step of the new one"),
+        pytest.param(25, [10, 20], id="above the new one"),
+        pytest.param(10, [10, 20], id="the one resumed from"),
+    ],
+)
+def test_what_was_rejected_at_a_resume_goes_and_the_one_resumed_from_stays(store, rejected, stays):
+    put(store, 10, token=1)
+    if rejected not in (10, 20):
+        put(store, rejected, token=1)
+    newest = put(store, 20, token=2, base=10)
+    tidy(store, RUN, newest.manifest, Keep())
+    assert steps_in(store) == stays
+    assert load_newest(store, RUN)[0].step == 20
+    store.delete(name_of(20, "json"))
+    assert load_newest(store, RUN)[0].step == 10, "what stands in is what the run went on from"
+
+
+def test_another_runs_checkpoint_is_passed_over_by_what_the_caller_says(two):
+    passed = []
+
+    def unfit(manifest):
+        passed.append(manifest["step"])
+        return "of another run" if manifest["step"] == 20 else ""
+
+    found, told = load_newest(two, RUN, unfit)
+    assert (found.step, passed) == (10, [20, 10])
+    assert len(told) == 1
+    assert told[0].endswith(": of another run")
+    assert load_newest(two, RUN, lambda manifest: "no")[0] is None

@@ -22,7 +22,7 @@ def files(tmp_path):
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(TrainConfig(), id="defaults"),
+        pytest.param(TrainConfig(run="night"), id="defaults"),
         pytest.param(
             TrainConfig(
                 run="night",

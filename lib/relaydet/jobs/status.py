@@ -99,7 +99,7 @@ def _status_of(store: Store, run: str) -> RunStatus:
         )
     except StoreError:
         raise
-    except (KeyError, TypeError, ValueError, RelayError, msgspec.MsgspecError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RelayError) as error:
         return RunStatus(run, "damaged", reason=str(error))
 
 

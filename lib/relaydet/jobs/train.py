@@ -25,7 +25,7 @@ from relaydet.storage.cache import check_cache, tell_cache
 from relaydet.storage.fenced import Fenced
 from relaydet.storage.lease import Lease, acquire
 from relaydet.storage.store import Store
-from relaydet.training.checkpoint import Keep, Lineage, folder_of
+from relaydet.training.checkpoint import Keep, Lineage, folder_of, newest_manifest
 from relaydet.training.export import is_exported
 from relaydet.training.found import dataset_of, legible, places_of, samples_of, started_config
 from relaydet.training.launch import launch
@@ -221,7 +221,7 @@ def _train(
     samples = samples_of(saved, config, bar)
     for line in samples.left_out:
         say(line)
-    finished = _finished(places[0], config, samples, say)
+    finished = _finished(places[0], config, saved, say)
     if finished:
         share_plan(team, None)
         return finished
@@ -243,7 +243,7 @@ def _train(
     ready = _Ready(team, config, device, runtime, saved, samples, new, stop)
     try:
         # Somebody else may have come to its end between that look and the lease.
-        finished = _finished(places[0], config, samples, say)
+        finished = _finished(places[0], config, saved, say)
         if finished:
             share_plan(team, None)
             return finished
@@ -288,17 +288,28 @@ def _silent(_line: str) -> None:
 
 
 def _finished(
-    store: Store, config: TrainConfig, samples: Samples, say: Callable[[str], None]
+    store: Store, config: TrainConfig, saved: SavedDataset, say: Callable[[str], None]
 ) -> TrainResult | None:
-    """What there is to say of a run that is done; None while there is something to train."""
+    """What there is to say of a run that is done; None while there is something to train.
+
+    The number of steps is the run's own: the dataset may be another one by now.
+    """
     files = RunFiles(store, config.run)
     status = legible(files.status, None, say)
-    total = steps_per_epoch(len(samples), config.batch_size) * int(config.epochs or 0)
-    if not status or status.get("state") != "done" or status.get("step", 0) < total:
+    if not status or status["state"] != "done" or status["step"] < status["total_steps"]:
         return None
+    if status["epoch"] < int(config.epochs or 0):
+        return None
+    total = status["total_steps"]
     if not is_exported(store, config.run):
         say(f"run {config.run!r} is done, but its weights are not whole: exporting them again")
         return None
+    sealed = newest_manifest(store, config.run) or {}
+    if sealed.get("dataset_sha256", saved.sha256) != saved.sha256:
+        say(
+            f"WARNING: dataset {config.dataset!r} has changed since run {config.run!r} was started,"
+            " and the run is done on it as it was; start a new RUN for the changed one"
+        )
     outlook = look_ahead(0, total, total, 0.0)
     log: list[LogLine] = legible(files.log, [], say)
     return TrainResult(config.run, "done", "", False, outlook, log, files.where)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from relaydet.errors import RelayError, StoreError
 from relaydet.json_file import UNDECODABLE
 from relaydet.storage.store import Store
 from relaydet.storage.troubles import on_drive
-from relaydet.training.run_files import as_json
+from relaydet.training.run_files import as_json, refuse_newer
 
 FORMAT = 1
 _DAMAGED = 2**62
@@ -81,6 +81,16 @@ class Packed:
             return
         for ending in (".json", ".half", ".pt"):
             self.file.with_suffix(ending).unlink(missing_ok=True)
+
+
+_KNOWN = frozenset(
+    {
+        *("format", "step", "token", "owner", "resumed_from", "file", "size", "sha256", "seal"),
+        *("relaydet", "dataset_sha256", "config", "frozen", "precision", "micro_batch", "torch"),
+        *("device", "threads", "plain", "ranks"),
+    }
+)
+"""Fields of a manifest that this version writes."""
 
 
 class _Promise(msgspec.Struct):
@@ -245,23 +255,34 @@ def tidy(store: Store, run: str, newest: dict[str, Any], keep: Keep) -> None:
             store.delete(name)
 
 
-def load_newest(store: Store, run: str) -> tuple[Checkpoint | None, list[str]]:
+def load_newest(
+    store: Store, run: str, unfit: Callable[[dict[str, Any]], str] = lambda manifest: ""
+) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies: of the highest token, the highest step.
 
     A session that was stopped for so long that another took the run over may still publish what it
     had under way. That has the older token, and is passed over once the other has published.
+
+    Args:
+        store: where the run is.
+        run: its name.
+        unfit: says of a manifest why its checkpoint is not this run's; empty where it is.
 
     Returns:
         The checkpoint, or None where there is none; and a sentence for each that was passed over.
 
     Raises:
         StoreError: the store cannot be read.
+        ForeignFileError: the newest is of a newer version, with what this one does not know.
     """
     passed: list[str] = []
     manifests = _manifests(store, run)
     highest = max((step for token, step, _ in manifests if token != _DAMAGED), default=0)
     for _, step, name in sorted(manifests, reverse=True):
         manifest, data, problem = _verified(store, name, step)
+        if not problem:
+            refuse_newer(store.describe(name), manifest.get("relaydet"), manifest, _KNOWN)
+            problem = unfit(manifest)
         if not problem:
             try:
                 state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -282,9 +303,25 @@ def load_newest(store: Store, run: str) -> tuple[Checkpoint | None, list[str]]:
 
 def newest_manifest(store: Store, run: str) -> dict[str, Any] | None:
     """The manifest of the newest checkpoint, whether or not its .pt file is whole; None without."""
-    whole = [found for found in _manifests(store, run) if found[0] != _DAMAGED]
-    # Read once more: a listing holds no contents, and a run has two or three.
-    return _opened(store.read(max(whole)[2]))[0] if whole else None
+    return next(iter(sealed_manifests(store, run)), None)
+
+
+def sealed_manifests(store: Store, run: str) -> list[dict[str, Any]]:
+    """All manifests that are as they were written, whether or not the .pt files are; newest first.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    whole = sorted((f for f in _manifests(store, run) if f[0] != _DAMAGED), reverse=True)
+    found = []
+    for _, _, name in whole:
+        try:
+            found.append(_opened(store.read(name))[0])
+        except StoreError:
+            raise
+        except (RelayError, *UNDECODABLE):
+            continue  # removed or replaced since it was looked at
+    return found
 
 
 def _manifests(store: Store, run: str) -> list[tuple[int, int, str]]:
@@ -314,7 +351,11 @@ def _opened(text: bytes) -> tuple[dict[str, Any], _Promise]:
 
 def _is_sealed(manifest: dict[str, Any]) -> bool:
     """Whether a manifest is as it was written; one without a seal is taken at its word."""
-    return manifest.get("seal", _seal(manifest)) == _seal(manifest)
+    try:
+        seal = _seal(manifest)
+    except UNDECODABLE:
+        return False  # it could never have been written
+    return bool(manifest.get("seal", seal) == seal)
 
 
 def _seal(manifest: dict[str, Any]) -> str:

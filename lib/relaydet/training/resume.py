@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from relaydet.config import TrainConfig
 from relaydet.errors import RelayError
@@ -93,13 +94,13 @@ def find_start(
         RelayError: there are checkpoints, and none can be used.
         StoreError: a store cannot be read.
     """
-    best, passed = load_newest(store, run)
+    best, passed = load_newest(store, run, lambda manifest: _unlike(manifest, config))
     in_store, others = best is not None, []
     for place in [*map(LocalStore, sorted(unsent.glob("*"))), *earlier]:
         found, more = load_newest(place, run)
         passed += more
-        if found and (changed := differences(found.manifest.get("config"), config)):
-            others.append(f"passed over {found.where}: of another run, with {', '.join(changed)}")
+        if found and (changed := _unlike(found.manifest, config)):
+            others.append(f"passed over {found.where}: {changed}")
         elif found and (best is None or _is_newer(found, best, place in earlier)):
             best, in_store = found, False
     for sentence in passed + others:
@@ -156,6 +157,12 @@ def _has_run(store: Store, run: str) -> bool:
     return any(map(store.exists, files)) or any(
         store.names(f"{folder}/{below}") for below in ("leases", "checkpoints")
     )
+
+
+def _unlike(manifest: dict[str, Any], config: TrainConfig) -> str:
+    """Why a checkpoint is not of what is trained; empty where it is."""
+    changed = differences(manifest.get("config"), config)
+    return f"of another run, with {', '.join(changed)}" if changed else ""
 
 
 def forget_unsent(unsent: Path, token: int) -> None:

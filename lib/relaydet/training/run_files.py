@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+import relaydet
 from relaydet.config import TrainConfig, public
-from relaydet.errors import DamagedError
+from relaydet.errors import DamagedError, ForeignFileError
 from relaydet.json_file import decode_json, decode_lines
 from relaydet.storage.store import Store
 from relaydet.training.outlook import Outlook
 
 LogLine = dict[str, Any]
+"""A line of log.jsonl; its step is a number, whoever wrote it."""
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 _REMEDY = "restore it or start a new RUN"
+
+
+class _Status(msgspec.Struct):
+    """status.json."""
+
+    state: Literal["running", "paused", "done", "failed"]
+    step: _Count
+    total_steps: _Count
+    epoch: _Count = 0
+    reason: str = ""
+    seconds_left: _Seconds | None = None
+    sessions_left: _Count | None = None
+    updated: str = ""
+
+
+class _Best(msgspec.Struct):
+    """best.json."""
+
+    step: _Count
+    dataset: str
+    AP: Annotated[float, msgspec.Meta(ge=-1, le=1)]
+
+
+class _Line(msgspec.Struct):
+    """What is used of a line of log.jsonl; a loss that is no number is null there."""
+
+    step: _Count
+    epoch: _Count = 0
+    loss: float | None = None
+    losses: dict[str, float | None] = {}
+    lr: float | None = None
+    seconds_per_step: float | None = None
+    data_seconds_per_step: float | None = None
+    images_per_second: float | None = None
+    time: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,20 +85,44 @@ class RunFiles:
         return self.store.describe(f"runs/{self.run}")
 
     def config(self) -> TrainConfig | None:
-        """The configuration that the run was started with; None where there is no such run."""
+        """The configuration that the run was started with; None where there is no such run.
+
+        Raises:
+            DamagedError: it is not as it was written.
+            ForeignFileError: it is of another run, or has fields of a newer version.
+        """
         if not self.store.exists(self._name("config.json")):
             return None
-        return self._decode("config.json", TrainConfig)
+        where = self.store.describe(self._name("config.json"))
+        data = self.store.read(self._name("config.json"))
+        given = decode_json(data, where, dict[str, Any], remedy=_REMEDY)
+        version = given.pop("relaydet", "")
+        known = {field.name for field in fields(TrainConfig)}
+        refuse_newer(where, version, given, known)
+        if unknown := sorted(set(given) - known):
+            raise DamagedError(f"{where}: damaged (unknown field {unknown[0][:60]!r}); {_REMEDY}.")
+        config: TrainConfig = decode_json(data, where, TrainConfig, strict=False, remedy=_REMEDY)
+        if "run" in given and config.run != self.run:
+            raise ForeignFileError(
+                f"{where}: is of run {config.run[:60]!r} and not of {self.run!r}, as in a copied"
+                f' folder; give RUN that name, or write "run": "{self.run}" into that file to make'
+                " this folder a run of its own."
+            )
+        return replace(config, run=self.run)
 
     def write_config(self, config: TrainConfig) -> None:
         """Keep the configuration that the run is trained with."""
-        self._write("config.json", as_json(asdict(public(config))))
+        written = {**asdict(public(config)), "relaydet": relaydet.__version__}
+        self._write("config.json", as_json(written))
 
     def status(self) -> dict[str, Any] | None:
         """What `write_status` wrote; None before the first step."""
         if not self.store.exists(self._name("status.json")):
             return None
-        return self._decode("status.json", dict[str, Any])
+        where = self.store.describe(self._name("status.json"))
+        data = self.store.read(self._name("status.json"))
+        status: dict[str, Any] = decode_json(data, where, dict[str, Any], remedy=_REMEDY)
+        return status | msgspec.structs.asdict(decode_json(data, where, _Status, remedy=_REMEDY))
 
     def write_status(self, state: str, outlook: Outlook, epoch: int, reason: str = "") -> None:
         """Say where the run is: running, paused, done or failed."""
@@ -80,6 +144,8 @@ class RunFiles:
             return []
         name = self._name("log.jsonl")
         data = self.store.read(name)
+        for _ in decode_lines(data, self.store.describe(name), _Line, _REMEDY):
+            pass  # validated; what else is in them stays
         return [*decode_lines(data, self.store.describe(name), LogLine, _REMEDY)]
 
     def write_log(self, lines: list[LogLine]) -> None:
@@ -92,7 +158,9 @@ class RunFiles:
         if not self.store.exists(self._name("best.json")):
             return None
         try:
-            return self._decode("best.json", Best, strict=True)
+            best = self._name("best.json")
+            found = decode_json(self.store.read(best), best, _Best)
+            return Best(found.step, found.dataset, found.AP)
         except DamagedError:
             return None  # the next evaluation writes it anew
 
@@ -106,11 +174,29 @@ class RunFiles:
     def _name(self, file: str) -> str:
         return f"runs/{self.run}/{file}"
 
-    def _decode(self, file: str, kind: Any, strict: bool = False) -> Any:
-        name = self._name(file)
-        return decode_json(
-            self.store.read(name), self.store.describe(name), kind, strict, remedy=_REMEDY
+
+def refuse_newer(where: str, version: Any, keys: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ForeignFileError for a file of a newer version that has a field unknown to this one.
+
+    Args:
+        where: the file, as a person would open it.
+        version: of the package that wrote it, as the file says.
+        keys: its fields.
+        known: those that this version knows.
+    """
+    unknown = sorted(set(keys) - set(known))
+    if unknown and isinstance(version, str) and _numbers(version) > _numbers(relaydet.__version__):
+        raise ForeignFileError(
+            f"{where}: was written by relaydet {version[:20]} and has {unknown[0][:60]!r}, which"
+            f" {relaydet.__version__} does not know; update relaydet here, or go on where the newer"
+            " version is."
         )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The release of a version, without what follows it: (0, 2, 1) of 0.2.1.dev3."""
+    release = re.match(r"[0-9]{1,9}(\.[0-9]{1,9})*", version)
+    return tuple(map(int, release[0].split("."))) if release else ()
 
 
 def as_json(value: Any) -> bytes:

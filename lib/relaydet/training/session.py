@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+import relaydet
 from relaydet.config import TrainConfig, public
 from relaydet.data.loader import Samples
 from relaydet.data.order import steps_per_epoch
@@ -283,6 +284,7 @@ class Session:
 
     def _facts(self) -> dict[str, Any]:
         return {
+            "relaydet": relaydet.__version__,
             "dataset_sha256": self.dataset_sha256,
             "config": asdict(public(self.config)),
             "frozen": self.trained.built.frozen,
