@@ -8,6 +8,7 @@
 # make wheel     dist/relaydet-*.whl    make badges  what names the repository
 # make bench     what is measured, into benchmarks/
 # make bench-train   a training step beside torchvision's reference loop (about five minutes)
+# make fuzz      damaged files for every reader, ten minutes each (three and a half hours)
 # make mutation  small mistakes in the code behind exact resume: do tests notice? (an hour)
 # make gpu       what only a GPU can show, in nine minutes, into OUT (benchmarks/README.md)
 # make chaos     220 faults, on a folder and on a bucket, and teams of ranks (about twenty minutes)
@@ -20,7 +21,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 NOTEBOOKS := 1_merge_data 2_train 3_evaluate 4_compare_gpus
 
-.PHONY: setup demo study test test-all test-browser test-matrix wheel badges lint bench bench-train gpu chaos mutation clean
+.PHONY: setup demo study test test-all test-browser test-matrix wheel badges lint bench bench-train gpu chaos mutation fuzz clean
 
 setup: .venv/.installed
 
@@ -105,6 +106,9 @@ chaos: setup
 
 mutation: setup
 	$(BIN)/python tests/mutation --mutants 70 --seed 1 --out benchmarks/mutation.md
+
+fuzz: setup
+	$(BIN)/python tests/fuzz --minutes 10 --out benchmarks/fuzz.md
 
 clean:
 	rm -rf .venv work
