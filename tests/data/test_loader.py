@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
 
+from relaydet.data import loader, workers
 from relaydet.data.augment import Augmentation
 from relaydet.data.dataset import Annotation, Category, Dataset, Image
 from relaydet.data.images import open_images
 from relaydet.data.loader import (
+    Wait,
     batches_of_one_shape,
     evaluation_samples,
     read_batches,
@@ -20,7 +25,7 @@ from relaydet.data.loader import (
     training_samples,
 )
 from relaydet.data.order import BatchPlan
-from relaydet.errors import RelayError
+from relaydet.errors import DataError, RelayError
 
 # id, source, width, height, boxes of objects, boxes of crowds
 ROWS = [
@@ -203,3 +208,41 @@ def test_images_with_a_side_of_nothing_are_left_out_by_name(width, height, stays
         (line,) = samples.left_out
         assert "1 images are left out" in line
         assert "a/1.png" in line
+
+
+@pytest.mark.parametrize(
+    ("number", "moved", "away"),
+    [
+        pytest.param(errno.ENOTCONN, False, True, id="a mount that has died"),
+        pytest.param(errno.ESTALE, False, True, id="a server that has forgotten us"),
+        pytest.param(errno.ENOENT, False, False, id="no such file"),
+        pytest.param(errno.ENOENT, True, True, id="no such file, as another disk is there now"),
+        pytest.param(errno.EACCES, False, False, id="not allowed"),
+    ],
+)
+def test_a_mount_that_is_away_is_told_from_an_image_that_is(made, monkeypatch, number, moved, away):
+    """A mount is waited for; an image that is gone ends training at once."""
+    dataset, folders = made
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "12.png" and (not away or not came):
+            came.append(1)
+            raise OSError(number, os.strerror(number), str(path))
+        return original(path)
+
+    original, came = Path.read_bytes, []
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(workers, "RETRY_SECONDS", 0.05)
+    if moved:
+        monkeypatch.setattr(loader, "_device", lambda place: -1)
+    samples = training_samples(dataset, folders)
+    plan, said = BatchPlan(0, samples.groups_M(), 4, 0, 1), []
+    batches = training_batches(samples, plan, Augmentation(), 0, wait=Wait(say=said.append))
+    if not away:
+        with pytest.raises(DataError, match=r"12\.png.*remove the image"):
+            next(batches)
+        return
+    assert len(next(batches)) == 4
+    assert "12.png" in said[0]
+    assert "mount the disk again" in said[0]
+    assert said[1:] == ["images are read again"]

@@ -14,13 +14,16 @@ import torch
 
 import relaydet
 from relaydet.config import BenchConfig, MergeConfig, TrainConfig, parse_images
+from relaydet.data.dataset import Dataset
 from relaydet.data.demo import write_demo
-from relaydet.data.loader import Samples, training_samples
+from relaydet.data.images import Images
+from relaydet.data.loader import training_samples
 from relaydet.data.saved import load_dataset, open_sources
 from relaydet.errors import RelayError
 from relaydet.evaluation.report import columns
 from relaydet.jobs.merge import merge
 from relaydet.json_file import decode_lines
+from relaydet.model import recipe_of
 from relaydet.runtime.auto_store import find_store
 from relaydet.runtime.detect import detect
 from relaydet.runtime.device import devices_to_use
@@ -128,7 +131,7 @@ def time_here(
     with (
         own_torch_state(),
         joined(answer_minutes=10, stop=stop, say=say) as team,
-        _samples(config) as samples,
+        _images(config) as (dataset, folders),
         stop_on_signals(stop),
     ):
         device = device_of(team, config, runtime)
@@ -138,6 +141,8 @@ def time_here(
         for batch_size in config.batch_sizes:
             refuse_small_batch(batch_size, team.ranks)
             settled = _settled(config, batch_size, device.device.type, say if team.leads else _mute)
+            sides = recipe_of(settled.model).sides(settled.image_size)
+            samples = training_samples(dataset, folders, sides=sides)
             label, total = f"batch {batch_size}", WARM_UP + config.steps
             with open_bar(label, total, 0) if team.leads else _Mute() as shown:
                 speed = measure_speed(
@@ -167,18 +172,20 @@ def _settled(
 
 
 @contextmanager
-def _samples(config: BenchConfig) -> Iterator[Samples]:
-    """Images of the dataset that was asked for, or generated ones."""
+def _images(config: BenchConfig) -> Iterator[tuple[Dataset, dict[str, Images]]]:
+    """Open the dataset that was asked for and its images, or generated ones."""
     if config.dataset:
         saved = load_dataset(find_store(config.store, _mute), config.dataset)
-        folders = open_sources(saved, parse_images(config.images, saved.locations), (), bar)
-        yield training_samples(saved.dataset, folders)
+        yield (
+            saved.dataset,
+            open_sources(saved, parse_images(config.images, saved.locations), (), bar),
+        )
         return
     with tempfile.TemporaryDirectory() as name:
         street, search, _ = write_demo(Path(name) / "scenes", sizes=_SCENES)
         merge(MergeConfig("scenes", (street, search), ("person",), name), say=_mute)
         saved = load_dataset(LocalStore(name), "scenes")
-        yield training_samples(saved.dataset, open_sources(saved))
+        yield saved.dataset, open_sources(saved)
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def train_here(
         stop: may ask for a pause from elsewhere.
     """
     check_name("RUN", config.run)
-    stop = StopRequest() if stop is None else stop
+    stop, say = StopRequest() if stop is None else stop, _harmless(say)
     meeting = joined(config.answer_minutes, stop=stop, say=say)
     with own_torch_state(config.deterministic), meeting as team:
         refuse_small_batch(config.batch_size, team.ranks)
@@ -281,6 +281,16 @@ def _train_along(
     outlook = look_ahead(step, done or step, total, 0.0)
     state = "done" if outlook.step == total else "paused"
     return TrainResult(config.run, state, str(stop.reason or ""), False, outlook, [], "")
+
+
+def _harmless(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what says a line where that can be done: a screen that is gone ends no training."""
+
+    def tell(line: str) -> None:
+        with suppress(Exception):
+            say(line)
+
+    return tell
 
 
 def _silent(_line: str) -> None:
