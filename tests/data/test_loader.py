@@ -167,13 +167,14 @@ def of_boxes(*boxes, width=640, height=480) -> Dataset:
 @pytest.mark.parametrize(
     ("box", "stays"),
     [
-        pytest.param((-0.3, 100, 0.30001, 200), False, id="touches the edge by 1e-5"),
-        pytest.param((-0.3, 100, 0.30000000000000004, 200), False, id="by a last bit"),
+        pytest.param((0, 100, 1e-5, 200), False, id="touches the edge by 1e-5"),
+        pytest.param((0, 100, 5.6e-17, 200), False, id="by a last bit"),
         pytest.param((0.5, 20, 2e-5, 40), False, id="2e-5 wide: 0 once flipped"),
         pytest.param((630, 20, 2e-5, 40), False, id="2e-5 wide: 0 before it is flipped"),
         pytest.param((0.5, 20, 40, 1e-3), False, id="high, but not once resized"),
         pytest.param((0.5, 20, 0.049, 40), False, id="0.0098 px once resized by 5"),
         pytest.param((0.5, 20, 0.051, 40), True, id="0.0102 px"),
+        pytest.param((-0.3, 100, 0.30001, 200), True, id="outside, and wide enough"),
         pytest.param((10, 20, 30, 40), True, id="a good one"),
     ],
 )

@@ -150,3 +150,15 @@ def test_the_random_state_of_later_cells_is_left_alone():
         torch.manual_seed(4)
         torch.rand(7)
     assert torch.rand(2).tolist() == expected
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["plain", "in another autocast"])
+def test_autocast_forgets_the_weights_that_it_cast_after_each_pass(outside):
+    """Only the outermost one does; a stale copy would be trained against for ever."""
+    layer, ones = torch.nn.Linear(1, 1, bias=False), torch.ones(1, 1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=outside), own_torch_state():
+        for weight in (1.0, 2.0):
+            with torch.no_grad():
+                layer.weight.fill_(weight)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert layer(ones).item() == weight

@@ -79,11 +79,36 @@ def _settle_attribute(stack: ExitStack, place: Any, name: str, value: Any) -> No
 
 
 def _settle_autocast(stack: ExitStack) -> None:
-    """Off, and with its cache: without one, gradients of weights used twice add up otherwise."""
-    stack.enter_context(torch.autocast("cpu", enabled=False))
-    if torch.cuda.is_available():
-        stack.enter_context(torch.autocast("cuda", enabled=False))
+    """Off, and as outside of any: only the outermost autocast forgets the weights that it cast.
+
+    Training enters one for each forward pass. Inside another one, be it a disabled one, it would
+    compute with the first step's weights for ever.
+    """
+    depth = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    for _ in range(depth):
+        torch.autocast_decrement_nesting()
+        stack.callback(torch.autocast_increment_nesting)
+    torch.clear_autocast_cache()
+    if _is_autocast_on_cpu():
+        _set_autocast_on_cpu(False)
+        stack.callback(_set_autocast_on_cpu, True)
+    _settle(stack, torch.is_autocast_enabled, torch.set_autocast_enabled, False)
     _settle(stack, torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled, True)
+
+
+def _is_autocast_on_cpu() -> bool:
+    try:
+        return torch.is_autocast_enabled("cpu")
+    except TypeError:  # before torch 2.4
+        return torch.is_autocast_cpu_enabled()
+
+
+def _set_autocast_on_cpu(on: bool) -> None:
+    try:
+        torch.set_autocast_enabled("cpu", on)
+    except TypeError:  # before torch 2.4
+        torch.set_autocast_cpu_enabled(on)
 
 
 def _settle_default_device(stack: ExitStack) -> None:
