@@ -280,7 +280,7 @@ def test_an_image_that_only_breaks_when_decoded_does_not_stop_the_merge(twice, t
 
 @pytest.mark.parametrize("name", ["a/b", "..", "n" * 101, "nul\0"])
 def test_a_source_name_that_cannot_be_a_folder(config, sources, tmp_path, name):
-    with pytest.raises(RelayError, match="source name"):
+    with pytest.raises(RelayError, match="SOURCES: name"):
         merge(replace(config, sources=(replace(sources[0], name=name),)), say=quiet)
     assert not (tmp_path / "store").exists()
 
