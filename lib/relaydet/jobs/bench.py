@@ -47,6 +47,8 @@ from relaydet.viewing.speed_chart import machine_of, precision_of, speed_chart
 FILE = "benchmarks/speed.jsonl"
 STUDY_IMAGES, STUDY_EPOCHS = 82_299, 12
 """COCO's persons and CUHK-SYSU, and how long the study trained on them."""
+_GENERATED = "scenes"
+"""What the dataset of generated scenes is called."""
 _SCENES = (48, 16, 1)
 _TRIES = 3
 
@@ -162,7 +164,7 @@ def _settled(
 ) -> TrainConfig:
     asked = TrainConfig(
         run="bench",
-        dataset=config.dataset,
+        dataset=config.dataset or _GENERATED,
         model=config.model,
         batch_size=batch_size,
         image_size=config.image_size,
@@ -183,8 +185,8 @@ def _images(config: BenchConfig) -> Iterator[tuple[Dataset, dict[str, Images]]]:
         return
     with tempfile.TemporaryDirectory() as name:
         street, search, _ = write_demo(Path(name) / "scenes", sizes=_SCENES)
-        merge(MergeConfig("scenes", (street, search), ("person",), name), say=_mute)
-        saved = load_dataset(LocalStore(name), "scenes")
+        merge(MergeConfig(_GENERATED, (street, search), ("person",), name), say=_mute)
+        saved = load_dataset(LocalStore(name), _GENERATED)
         yield saved.dataset, open_sources(saved)
 
 
