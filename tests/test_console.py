@@ -215,3 +215,25 @@ def test_a_process_without_streams_writes_into_no_file(tmp_path):
     )
     assert done.returncode == 0
     assert (tmp_path / "done").read_bytes() == b""
+
+
+def stuck_pipe() -> tuple[int, int]:
+    reader, writer = os.pipe()
+    return writer, reader
+
+
+def stuck_terminal() -> tuple[int, int]:
+    controller, terminal = os.openpty()
+    return terminal, controller
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such streams on Windows")
+@pytest.mark.parametrize("make", [stuck_pipe, stuck_terminal])
+def test_a_process_does_not_wait_for_a_reader_that_stands_still(tmp_path, make):
+    """Ctrl-S, or an ssh whose network is gone: what is printed is lost, and the job goes on."""
+    ours, never_read = make()
+    try:
+        assert talk(tmp_path, stdout=ours, stderr=ours) == (0, "came to its end")
+    finally:
+        os.close(ours)
+        os.close(never_read)

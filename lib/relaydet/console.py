@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import select
 import sys
 from html import escape
 from typing import Any
@@ -24,6 +25,12 @@ _UNSAFE = re.compile(
 )
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """What writing says where nobody will read any more."""
+PIECE = 1024
+"""Characters that are written at once: a pipe that takes any takes 4,096 bytes."""
+STUCK_SECONDS = 5.0
+"""How long a stream that takes no text is waited for (Ctrl-S, an ssh that lost its network)."""
+_stuck: set[int] = set()
+"""Descriptors that were waited for in vain."""
 
 
 def shown(text: object) -> str:
@@ -113,13 +120,20 @@ def finish() -> None:
 
 def _put(stream: Any, text: str) -> None:
     """Write to a stream of which nothing is known; its errors end here, for no job is about it."""
-    if stream is None:
-        return
+    for first in range(0, len(text), PIECE):
+        if stream is None or not _takes_text(stream):
+            return
+        _put_piece(stream, text[first : first + PIECE])
+
+
+def _put_piece(stream: Any, text: str) -> None:
     for encoding in (_encoding(stream), "ascii"):
         try:
-            stream.write(text.encode(encoding, _HANDLER).decode(encoding))
-            if hasattr(stream, "flush"):
-                stream.flush()
+            encoded = text.encode(encoding, _HANDLER)
+            if not _put_on_terminal(stream, encoded):
+                stream.write(encoded.decode(encoding))
+                if hasattr(stream, "flush"):
+                    stream.flush()
             return
         except UnicodeError:
             continue  # it says nothing of its encoding, or not the truth
@@ -131,6 +145,47 @@ def _put(stream: Any, text: str) -> None:
             # A closed file, an object of somebody's that takes no text, a signal handler that
             # prints while the line before is being written.
             return
+
+
+def _put_on_terminal(stream: Any, encoded: bytes) -> bool:
+    """Write to a terminal without waiting for it; return whether the stream is one.
+
+    A terminal says that it takes text when it takes one character, and then blocks for the rest.
+    """
+    if not is_terminal(stream):
+        return False
+    try:
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+        terminal = os.open(os.ttyname(stream.fileno()), flags)
+    except (OSError, AttributeError):  # its name is of another container; Windows
+        return False
+    try:
+        stream.flush()
+        while encoded and _takes_text(stream):
+            encoded = encoded[os.write(terminal, encoded) :]
+    except BlockingIOError:
+        pass  # full: the rest of this piece is lost
+    finally:
+        os.close(terminal)
+    return True
+
+
+def _takes_text(stream: Any) -> bool:
+    """Wait until a stream takes text, for a while: a stuck terminal or pipe must not hold a job.
+
+    What is written meanwhile is lost. Once a stream was waited for in vain, it is only looked at
+    until it takes text again.
+    """
+    try:
+        descriptor = stream.fileno()
+        patience = 0.0 if descriptor in _stuck else STUCK_SECONDS
+        if select.select([], [descriptor], [], patience)[1]:
+            _stuck.discard(descriptor)
+            return True
+    except Exception:  # no descriptor, or one that cannot be waited for: a file, a notebook's cell
+        return True
+    _stuck.add(descriptor)
+    return False
 
 
 def _silence(stream: Any) -> None:
