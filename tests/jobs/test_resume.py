@@ -530,16 +530,21 @@ def test_a_store_that_stays_away_costs_no_step_on_this_machine(
     assert not list(unsent(own_store, "gone").glob("*")), "it is in the store now"
 
 
-def test_a_store_that_lost_the_run_gets_it_from_this_machine(
-    own_store, uninterrupted, lost, at_step
+def test_a_run_that_was_deleted_in_the_store_is_not_revived_from_this_machine(
+    own_store, uninterrupted, lost, at_step, monkeypatch
 ):
+    undisturbed = steps.train_steps
     lost("formatted", at_step).rename(own_store)
+    monkeypatch.setattr(steps, "train_steps", undisturbed)
     shutil.rmtree(own_store / "runs")
-    trained = at_step()
-    assert train_quietly(config(own_store, "formatted")).state == "done"
-    assert trained == []
+    kept, trained, said = unsent(own_store, "formatted"), at_step(), []
+    assert train(config(own_store, "formatted"), say=said.append).state == "done"
+    assert trained == [*range(1, STEPS + 1)]
     assert weights_hash(own_store, "formatted") == uninterrupted
-    assert checkpoints(own_store, "formatted") == [STEPS]
+    (warning,) = (line for line in said if line.startswith("WARNING: run 'formatted' is not in"))
+    aside = kept.with_name(f"{kept.name}.1")
+    assert str(aside) in warning
+    assert list(aside.glob("*/runs/formatted/checkpoints/step-*.json")), "nothing was deleted"
 
 
 @pytest.mark.parametrize(
