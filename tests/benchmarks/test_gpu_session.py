@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from relaydet.cli import _configured
+from relaydet.cli import _parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -52,7 +52,7 @@ def test_every_part_is_there_and_takes_its_command_line(monkeypatch, session, dr
     for part in session.parts(dry, Path("folder")):
         first, *rest = part.command
         if first == "-m" and rest[0] == "relaydet":
-            assert _configured(rest[1], rest[2:]).steps == (2 if dry else 20)
+            assert _parsed(rest[1:]).steps == (2 if dry else 20)
         elif first == "-m":
             assert rest[0] == "pytest"
             files = [argument for argument in rest if argument.endswith(".py")]
