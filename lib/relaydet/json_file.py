@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -54,6 +54,31 @@ def decode_lines(data: bytes, where: str, kind: Any = Any, remedy: str = REMEDY)
         lines.append(last)
     for number, line in enumerate(lines, start=1):
         yield decode_json(line, f"{where}, line {number}", kind, remedy=remedy)
+
+
+def decode_whole_lines(
+    data: bytes, where: str, kind: Any, say: Callable[[str], None]
+) -> Iterator[Any]:
+    """Decode a document of one JSON value a line, and leave out the lines that are damaged.
+
+    Args:
+        data: the document; a last line without its end that is no JSON is left out unsaid.
+        where: what a message calls it, as a person would open it.
+        kind: the type that each line must have, as msgspec takes it.
+        say: takes one sentence where lines are left out: how many, and what is wrong with one.
+    """
+    *lines, last = data.split(b"\n")
+    if last and not _is_torn(last):
+        lines.append(last)
+    damaged = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield msgspec.json.decode(line, type=kind)
+        except UNDECODABLE as error:
+            damaged.append(f"line {number}: {reason_of(error)}")
+    if damaged:
+        left_out = "1 line is" if len(damaged) == 1 else f"{len(damaged)} lines are"
+        say(f"{where}: {left_out} damaged and left out ({damaged[0]})")
 
 
 def _is_torn(line: bytes) -> bool:

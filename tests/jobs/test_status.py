@@ -46,7 +46,7 @@ def test_every_run_is_told(store, tmp_path):
         "young": "new",
         "broken": "damaged",
         "odd": "damaged",
-        "half": "damaged",
+        "half": "done",
         "dead": "interrupted",
         "alive": "interrupted",
     }
@@ -55,6 +55,9 @@ def test_every_run_is_told(store, tmp_path):
     assert runs["dead"].sessions_left is None
     assert runs["finished"].seconds_left is None
     assert runs["finished"].ap50 == {"held": 0.5}
+    assert runs["half"].ap50 is None
+    assert "held/metrics.json: damaged (" in runs["half"].reason
+    assert runs["half"].reason.endswith("; evaluate the run again")
     table = said[0]
     assert "30/120 (25%)" in table
     assert "2 h 00 min (3 more sessions)" in table
@@ -70,7 +73,7 @@ def test_it_says_when_all_will_be_done(store, tmp_path):
     said = []
     status(str(tmp_path), say=said.append)
     assert said[-1] == (
-        "1 of 10 runs are done, 0 in training; about 5 h 58 min of training left for those under"
+        "2 of 10 runs are done, 0 in training; about 5 h 58 min of training left for those under"
         " way; 3 not begun"
     )
     lease = acquire(store, "alive", "colab")

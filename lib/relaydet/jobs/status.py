@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -23,7 +23,7 @@ _COLUMNS = ("run", "state", "steps", "left", "AP50", "held by", "updated", "reas
 class _Metrics(msgspec.Struct):
     """What is told of an evaluation's metrics.json."""
 
-    AP50: float
+    AP50: Annotated[float, msgspec.Meta(ge=-1, le=1)]
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,19 @@ def _status_of(store: Store, run: str) -> RunStatus:
         holder, doubt = _holder(store, run)
         if state == "running" and not holder:
             state, reason = ("silent", doubt) if doubt else ("interrupted", reason)
+        ap50, damaged = _ap50(store, run)
         return RunStatus(
             run=run,
             state=state,
             step=int(found["step"]),
             total_steps=int(found["total_steps"]),
             seconds_left=None if state == "done" else found.get("seconds_left"),
-            ap50=_ap50(store, run),
+            ap50=ap50,
             holder=holder,
             # While it runs, a session is as long as it was until now: that says nothing.
             sessions_left=found.get("sessions_left") if state == "paused" else None,
             updated=str(found["updated"]),
-            reason=reason,
+            reason="; ".join(filter(None, [reason, *damaged])),
         )
     except StoreError:
         raise
@@ -112,15 +113,24 @@ def _holder(store: Store, run: str) -> tuple[str, str]:
     return ("" if doubt else f"{held.host} ({held.runtime})"), doubt
 
 
-def _ap50(store: Store, run: str) -> dict[str, float] | None:
-    """From the evaluations, which stay when the run goes on and its weights are exported again."""
-    found = {}
+def _ap50(store: Store, run: str) -> tuple[dict[str, float] | None, list[str]]:
+    """Return AP50 by dataset, and a sentence for each file that cannot tell it.
+
+    It is of the evaluations, which stay when the run goes on and its weights are exported again.
+    """
+    found, damaged = {}, []
     for folder in store.folders(f"runs/{run}/evaluations"):
-        if store.exists(f"{folder}/metrics.json"):
-            name = f"{folder}/metrics.json"
-            metrics = decode_json(store.read(name), store.describe(name), _Metrics)
+        name = f"{folder}/metrics.json"
+        if not store.exists(name):
+            continue
+        try:
+            metrics = decode_json(
+                store.read(name), store.describe(name), _Metrics, remedy="evaluate the run again"
+            )
             found[folder.rpartition("/")[2]] = metrics.AP50
-    return found or None
+        except DamagedError as error:
+            damaged.append(str(error).rstrip("."))
+    return found or None, damaged
 
 
 def _table(runs: list[RunStatus]) -> str:

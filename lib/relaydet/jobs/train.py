@@ -321,7 +321,7 @@ def _finished(
             " and the run is done on it as it was; start a new RUN for the changed one"
         )
     outlook = look_ahead(0, total, total, 0.0)
-    log: list[LogLine] = legible(files.log, [], say)
+    log: list[LogLine] = legible(lambda: files.log(say), [], say)
     return TrainResult(config.run, "done", "", False, outlook, log, files.where)
 
 
@@ -368,7 +368,7 @@ def _train_under(
         stop=lambda: ready.stop,
     )
     files = RunFiles(store, config.run, saver.write)
-    logs = (legible(RunFiles(place, config.run).log, [], say) for place in places)
+    logs = [RunFiles(place, config.run).log(say) for place in places]
     log: list[LogLine] = max(logs, key=len)  # the others are what it was a while ago
     session = Session(
         files=files,

@@ -13,7 +13,7 @@ import msgspec
 import relaydet
 from relaydet.config import TrainConfig, public
 from relaydet.errors import DamagedError, ForeignFileError
-from relaydet.json_file import decode_json, decode_lines
+from relaydet.json_file import decode_json, decode_whole_lines
 from relaydet.storage.store import Store
 from relaydet.training.outlook import Outlook
 
@@ -46,7 +46,7 @@ class _Best(msgspec.Struct):
 
 
 class _Line(msgspec.Struct):
-    """What is used of a line of log.jsonl; a loss that is no number is null there."""
+    """A line of log.jsonl; a loss that is no number is null there."""
 
     step: _Count
     epoch: _Count = 0
@@ -121,8 +121,9 @@ class RunFiles:
             return None
         where = self.store.describe(self._name("status.json"))
         data = self.store.read(self._name("status.json"))
-        status: dict[str, Any] = decode_json(data, where, dict[str, Any], remedy=_REMEDY)
-        return status | msgspec.structs.asdict(decode_json(data, where, _Status, remedy=_REMEDY))
+        again = "train the run again, which writes it anew"
+        status: dict[str, Any] = decode_json(data, where, dict[str, Any], remedy=again)
+        return status | msgspec.structs.asdict(decode_json(data, where, _Status, remedy=again))
 
     def write_status(self, state: str, outlook: Outlook, epoch: int, reason: str = "") -> None:
         """Say where the run is: running, paused, done or failed."""
@@ -138,15 +139,17 @@ class RunFiles:
         }
         self._write("status.json", as_json(status))
 
-    def log(self) -> list[LogLine]:
-        """The lines of log.jsonl; none where there is no log yet."""
-        if not self.store.exists(self._name("log.jsonl")):
-            return []
+    def log(self, say: Callable[[str], None]) -> list[LogLine]:
+        """The lines of log.jsonl that are whole; none where there is no log yet.
+
+        Args:
+            say: takes a sentence where lines are damaged.
+        """
         name = self._name("log.jsonl")
-        data = self.store.read(name)
-        for _ in decode_lines(data, self.store.describe(name), _Line, _REMEDY):
-            pass  # validated; what else is in them stays
-        return [*decode_lines(data, self.store.describe(name), LogLine, _REMEDY)]
+        if not self.store.exists(name):
+            return []
+        lines = decode_whole_lines(self.store.read(name), self.store.describe(name), _Line, say)
+        return [msgspec.structs.asdict(line) for line in lines]
 
     def write_log(self, lines: list[LogLine]) -> None:
         """Write the whole log: a resumed run drops the lines that it is about to repeat."""

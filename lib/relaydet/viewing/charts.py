@@ -42,7 +42,7 @@ def loss_chart(log: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
     steps = [line["step"] for line in log]
     axes.plot(steps, [line["loss"] for line in log], color="black", label="sum")
     for name in log[0]["losses"] if log else []:
-        values = [line["losses"][name] for line in log]
+        values = [line["losses"].get(name) for line in log]
         axes.plot(steps, values, linewidth=1, label=name)
     axes.set_ylim(bottom=0)
     rates = axes.twinx()
