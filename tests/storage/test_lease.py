@@ -420,6 +420,17 @@ def test_a_released_lease_is_free_at_once(store, take):
     assert said == []
 
 
+def test_giving_back_does_not_wait_for_a_store_that_hangs(tmp_path, monkeypatch):
+    store, answers = LocalStore(tmp_path), threading.Event()
+    lease = acquire(store, "r", "plain", clock=FakeClock())
+    monkeypatch.setattr(lease_module, "RELEASE_SECONDS", 0.1)
+    monkeypatch.setattr(store, "names", lambda prefix: answers.wait(20) and [])
+    started = time.monotonic()
+    lease.release()
+    assert time.monotonic() - started < 10
+    answers.set()
+
+
 def test_a_lease_may_be_released_twice(store, take):
     lease = take()
     lease.release()

@@ -289,7 +289,7 @@ def test_training_does_not_wait_for_a_store_that_is_away(saver, store, unsent, s
 def test_the_next_trouble_is_said_again(saver, store, said):
     for _ in range(2):
         store.fail()
-        saver.write("runs/night/log.jsonl", b"x")
+        saver.write("runs/night/status.json", b"x")
         store.wait_for_failure()
         store.wait_for_failure()
         store.error = None
@@ -408,6 +408,37 @@ def test_a_store_that_stays_away_is_waited_for_no_longer_than_that(saver, store,
     assert saver.folder == unsent
     store.wait_for_failure()
     wait_until(lambda: kept(unsent) == sorted(files_of(1)))
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["it fails", "it does not answer"])
+def test_after_a_signal_a_store_that_is_away_is_waited_for_some_seconds(
+    saver, store, unsent, monkeypatch, hangs
+):
+    monkeypatch.setattr(saver_module, "SIGNALLED_SECONDS", 0.2)
+    monkeypatch.setattr(saver_module, "UNKNOWN_CARRY_SECONDS", 0.1)
+    if hangs:
+        store.gate.clear()
+    else:
+        store.fail()
+    save(saver, 1)
+    started = time.monotonic()
+    assert saver.finish(PATIENCE, lambda: time.monotonic() - started > 0.1) is False
+    assert time.monotonic() - started < PATIENCE / 2
+    assert kept(unsent) == sorted(files_of(1)), "the last whole step is on this machine's disk"
+
+
+def test_after_a_signal_what_only_memory_has_is_waited_for_all_the_same(
+    saver, store, unsent, monkeypatch
+):
+    monkeypatch.setattr(saver_module, "SIGNALLED_SECONDS", 0.01)
+    unsent.write_bytes(b"no folder")  # this machine's disk takes nothing
+    save(saver, 1)
+    store.fail()
+    save(saver, 2)
+    store.wait_for_failure()
+    threading.Timer(1.0, setattr, (store, "error", None)).start()
+    assert saver.finish(PATIENCE, lambda: True) is True
+    assert saver.published == 2
 
 
 def test_what_is_not_in_the_store_at_the_end_stays_on_this_machine(saver, store, unsent):

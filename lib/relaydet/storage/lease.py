@@ -48,7 +48,7 @@ from relaydet.storage.store import Store
 LIFE_SECONDS = 180.0
 """How long a lease lives without being renewed."""
 RELEASE_SECONDS = 10.0
-"""How long giving back waits for a renewal that is under way."""
+"""How long giving back waits for the store, and for a renewal that is under way."""
 RENEWALS = 6
 """How often it is renewed in that time."""
 QUIET_RENEWALS = 2.5
@@ -402,16 +402,24 @@ class Lease:
             self._tell()
 
     def release(self) -> None:
-        """Give the run back: whoever comes next need not wait. Does nothing if it is lost."""
+        """Give the run back: whoever comes next need not wait. Does nothing if it is lost.
+
+        A store that does not answer is waited for RELEASE_SECONDS: the lease then runs out.
+        """
         self._ended.set()
         _given_back.add(self.holder.owner)
+        giving = threading.Thread(target=self._give_back, name="release", daemon=True)
+        giving.start()
+        giving.join(RELEASE_SECONDS)
+
+    def _give_back(self) -> None:
         if self._thread.is_alive():
-            self._thread.join(RELEASE_SECONDS)
+            self._thread.join()
         try:
             self._look()
             self.holder = replace(self.holder, expires=_iso(self._clock.now()), released=True)
             self._store.write(lease_name(self._run), msgspec.json.encode(self.holder))
-        except (LeaseLostError, StoreError):
+        except RelayError:
             return  # whoever comes next sees that nobody renews it
 
     def _look(self) -> None:

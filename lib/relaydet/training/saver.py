@@ -34,6 +34,11 @@ UNSAVED_SECONDS = 1800.0
 """How long training goes on while neither this machine's disk nor the store takes a checkpoint."""
 LEAST_PATIENCE_SECONDS = 120.0
 """How long training waits at least for a checkpoint that is on its way."""
+SIGNALLED_SECONDS = 8.0
+"""How long a store that is away is waited for after a signal: whoever sent it may kill next, and
+the checkpoint is on this machine's disk."""
+UNKNOWN_CARRY_SECONDS = 10.0
+"""What the first checkpoint of a session is assumed to take to the store."""
 MOST_PATIENCE_SECONDS = 300.0
 """And at most: other ranks wait as well, and count one that does not answer as lost."""
 
@@ -193,13 +198,20 @@ class Saver:
             self._files[name] = data
             self._changed.notify_all()
 
-    def finish(self, seconds: float) -> bool:
-        """Wait until all is in the store, for so many seconds at most.
+    def finish(self, seconds: float, signalled: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until all is in the store.
+
+        Args:
+            seconds: how long at most.
+            signalled: whether a signal asks this process to end; may become true meanwhile. Then
+                a store that is away, or far slower than before, is waited for some seconds only,
+                unless the checkpoint is in memory alone.
 
         Returns:
             Whether it is; `trouble` or `lost` tells why not.
         """
         until, tell_at = time.monotonic() + seconds, time.monotonic() + TELL_SECONDS
+        since: float | None = None
         with self._changed:
             self._hurried = True
             self._changed.notify_all()
@@ -208,9 +220,20 @@ class Saver:
                 if time.monotonic() >= tell_at:
                     tell_at = time.monotonic() + TELL_SECONDS
                     self._tell_wait(until - time.monotonic())
+                if since is None and signalled():
+                    since = time.monotonic()
+                if since is not None and time.monotonic() - since >= self._signalled_patience():
+                    break
             self._hurried = False
             self._raise_failure()
             return not self._has_more() and not self.lost
+
+    def _signalled_patience(self) -> float:
+        """Seconds to wait for the store once a signal has asked this process to end."""
+        if self._disk_trouble:
+            return float("inf")  # nothing but the store can keep what is in memory
+        usual = 0.0 if self.trouble else 3 * (self.carry_seconds or UNKNOWN_CARRY_SECONDS)
+        return max(SIGNALLED_SECONDS, usual)
 
     def kept_in(self) -> str:
         """Where what is not in the store yet is kept, as a person would say it."""

@@ -324,7 +324,8 @@ class Session:
         return Ended("done" if done else "paused", reason, False, self.outlook())
 
     def _finish(self, until: float) -> None:
-        if not self.saver.finish(until - time.monotonic()):
+        seconds = until - time.monotonic()
+        if not self.saver.finish(seconds, lambda: self.stop.signalled):
             self._raise_unsaved()
 
     def _raise_unsaved(self) -> None:
