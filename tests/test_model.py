@@ -395,3 +395,13 @@ def test_what_the_box_pool_does_is_no_matter_of_the_first_image(name):
     with torch.no_grad():
         model([torch.zeros(3, 64, 64)])
     assert model.roi_heads.box_roi_pool.scales == before
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [(2, "c0, c1:"), (10, "c8, c9:"), (11, "c8, c9 and 1 more:"), (1_200, "c9 and 1,190 more:")],
+)
+def test_the_line_on_a_detector_names_some_categories(count, named):
+    built = build_model("small", [f"c{i}" for i in range(count)], "none", 64)
+    assert named in str(built)
+    assert len(str(built)) < 200

@@ -34,6 +34,8 @@ SMALL = "small"
 PROBE_SIDE = 128
 """Pixels of an image that all levels of a pyramid divide."""
 SMALLEST_IMAGE = 32  # pixels: the stride of the coarsest feature map before pooling
+CATEGORIES_NAMED = 10
+"""How many categories the line on a detector names."""
 SHAPES_KEPT = 16
 """Shapes of batches whose anchors are kept: 4 MB each at 800 x 1333 pixels."""
 
@@ -151,9 +153,10 @@ class BuiltModel:
     def __str__(self) -> str:
         sizes = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
         total, trained = sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
-        line = (
-            f"model: {self.name} for {', '.join(self.categories)}: {total / 1e6:.1f} M parameters"
-        )
+        named = ", ".join(self.categories[:CATEGORIES_NAMED])
+        if len(self.categories) > CATEGORIES_NAMED:
+            named += f" and {len(self.categories) - CATEGORIES_NAMED:,} more"
+        line = f"model: {self.name} for {named}: {total / 1e6:.1f} M parameters"
         if self.frozen:
             line += f", {trained / 1e6:.1f} M train (batch norms and first stages frozen)"
         return line
