@@ -225,13 +225,14 @@ def test_ranks_listen_on_loopback_alone_and_import_nothing_of_the_current_folder
     assert process.poll() is None, output_of(process)
     pids = [pid for _, pid in processes(tmp_path)]
     heard = {address for pid in [process.pid, *pids] for address in listening(pid)}
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGHUP)  # as where the connection to a machine is lost
     output = output_of(process)
     assert process.returncode == 0, output
     assert len(pids) == 2
     assert heard <= {"127.0.0.1", "::1"}, heard
     assert not any(map(is_alive, pids))
-    assert read(store, "alone", "status.json")["state"] == "paused"
+    status = read(store, "alone", "status.json")
+    assert (status["state"], status["reason"]) == ("paused", "stopped by SIGHUP")
 
 
 def listening(pid: int) -> list[str]:

@@ -5,24 +5,64 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import relaydet
 from relaydet.errors import DataError, RankLostError, RelayError, StoreError
+from relaydet.training import launch as module
 from relaydet.training.channel import Channel, ToldBar
-from relaydet.training.launch import _fresh_folder, _Shown, environment_of_ranks, launch
-from relaydet.training.meeting import loopback
-
-
-@pytest.mark.parametrize(
-    ("given", "path"), [({}, []), ({"PYTHONPATH": "/elsewhere"}, ["/elsewhere"])]
+from relaydet.training.launch import (
+    FIND,
+    PLACE,
+    _fresh_folder,
+    _Shown,
+    environment_of_ranks,
+    launch,
 )
-def test_processes_find_the_package_that_started_them(given, path):
-    """A notebook may have it from a folder that only its own sys.path names."""
-    found = environment_of_ranks(2, given)["PYTHONPATH"].split(os.pathsep)
-    assert found == [str(Path(relaydet.__file__).parents[1]), *path]
+from relaydet.training.meeting import has_ipv4_loopback, loopback
+
+
+def test_ranks_have_this_package_and_nothing_else_from_beside_it(tmp_path):
+    """In /kaggle/input a data set named like a module may lie; the current folder is the user's."""
+    beside, current, installed = (tmp_path / name for name in ("input", "current", "installed"))
+    for folder in (beside, current, installed):
+        folder.mkdir()
+    for name in ("msgspec", "queue"):
+        (beside / f"{name}.py").write_text("raise SystemExit('a file of the user ran')\n")
+    (beside / "only_here.py").write_text("")
+    (beside / "relaydet").symlink_to(Path(relaydet.__file__).parent)
+    for folder in (current, installed):
+        (folder / "relaydet.py").write_text("raise SystemExit('another relaydet ran')\n")
+    (current / "msgspec.py").write_text("raise SystemExit('a file of the user ran')\n")
+    code = f"{FIND} import queue, msgspec, only_here, relaydet.errors; print(relaydet.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(beside)],
+        env={**os.environ, **environment_of_ranks(2, {"PYTHONPATH": str(installed)})},
+        cwd=current,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == str(beside / "relaydet" / "__init__.py")
+
+
+def test_the_current_folder_comes_last_where_the_package_is_run_as_a_module(tmp_path):
+    (tmp_path / "argparse.py").write_text("raise SystemExit('a file of the user ran')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "relaydet", "--version"],
+        env={**os.environ, "PYTHONPATH": PLACE},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert relaydet.__version__ in done.stdout
 
 
 def test_processes_share_the_cores_unless_the_user_decides():
@@ -38,15 +78,33 @@ def test_processes_are_given_no_other_launchers_variables_and_stay_on_this_machi
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "ROLE_RANK": "3",
         "GLOO_SOCKET_IFNAME": "eth0",
-        "NCCL_SOCKET_IFNAME": "eth0",
         "KEPT": "yes",
     }
     found = environment_of_ranks(2, given)
     assert not set(found) & {"MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"}
     assert "ROLE_RANK" not in found
-    assert found["GLOO_SOCKET_IFNAME"] == found["NCCL_SOCKET_IFNAME"] == loopback()
+    assert found["GLOO_SOCKET_IFNAME"] == loopback()
     assert loopback() in ("lo", "lo0")
     assert (found["PYTHONSAFEPATH"], found["KEPT"]) == ("1", "yes")
+
+
+@pytest.mark.parametrize(
+    ("given", "has_address", "interface"),
+    [
+        ({}, True, f"={loopback()}"),
+        ({}, False, None),  # NCCL would fail: it takes no IPv6 address of loopback
+        ({"NCCL_SOCKET_IFNAME": "ib0"}, True, "ib0"),
+    ],
+)
+def test_nccl_listens_on_loopback_unless_it_cannot_or_the_user_decides(
+    monkeypatch, given, has_address, interface
+):
+    monkeypatch.setattr(module, "has_ipv4_loopback", lambda: has_address)
+    assert environment_of_ranks(2, given).get("NCCL_SOCKET_IFNAME") == interface
+
+
+def test_this_machine_has_loopback():
+    assert has_ipv4_loopback()
 
 
 def told(rank: int, kind: str, message: str) -> dict:

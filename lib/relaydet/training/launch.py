@@ -2,6 +2,10 @@
 
 Not forked: a notebook that has touched CUDA cannot be. Not under torchrun, which looks this
 machine's name up and opens a port to everybody: the ranks meet over a file, and talk over loopback.
+
+What NCCL wants of torch's store (an id, and a look for a note every second) a FileStore has, by the
+source of both; NCCL 2.30 was seen to listen on 127.0.0.1 alone with NCCL_SOCKET_IFNAME "=lo", and
+looks up no host name. That several GPUs train in this way was not tried: none were there.
 """
 
 from __future__ import annotations
@@ -9,12 +13,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import site
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +30,12 @@ from relaydet.errors import RankLostError, RelayError
 from relaydet.runtime.stop import StopRequest, stop_on_signals
 from relaydet.storage.cache import cache_root, disk_trouble
 from relaydet.training.channel import Channel
-from relaydet.training.meeting import MEETING_VARIABLE, loopback
+from relaydet.training.meeting import MEETING_VARIABLE, has_ipv4_loopback, loopback
 
 MODULE = "relaydet.jobs.rank"
 """What each process runs; it takes the channel's folder and this process's id."""
+PLACE = str(Path(relaydet.__file__).parents[1])
+"""The folder that this package lies in, which a notebook may have from anywhere."""
 LOOK_SECONDS = 0.1
 LOST_SECONDS = 90.0
 """How long rank 0 may take to save and end once another rank has died."""
@@ -43,11 +49,16 @@ FOREIGN_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "NODE_RANK", "L
 """Of some other launcher; so are those that begin with FOREIGN_PREFIXES."""
 FOREIGN_PREFIXES = ("TORCHELASTIC_", "GROUP_WORLD_SIZE", "ROLE_")
 _LAST_WORDS = 300
-_START = (
+FIND = (
     # The current folder may have a queue.py; PYTHONSAFEPATH is unknown to Python 3.10.
-    "import sys; sys.path[:1] = [p for p in sys.path[:1] if p];"
-    f" from {MODULE} import main; sys.exit(main(*sys.argv[1:]))"
+    "import sys; sys.path[:1] = [p for p in sys.path[:1] if p]; here = sys.argv.pop(1);"
+    # Beside this package other folders may lie, in /kaggle/input those of data sets: one may be
+    # named torch. So only the package itself is looked for there before anywhere else.
+    " sys.path.insert(0, here); import relaydet; sys.path.remove(here); sys.path.append(here);"
 )
+"""Python code by which a rank has the same package as this process; it takes the folder that the
+package lies in."""
+_START = f"{FIND} from {MODULE} import main; sys.exit(main(*sys.argv[1:]))"
 
 
 def launch(
@@ -129,7 +140,7 @@ def _started(channel: Channel, rank: int, ranks: int, start: int) -> subprocess.
     }
     with disk_trouble(channel.folder), channel.log(rank).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", _START, str(channel.folder), str(os.getpid())],
+            [sys.executable, "-c", _START, PLACE, str(channel.folder), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -273,26 +284,23 @@ def _fresh_folder(name: str) -> Path:
 def environment_of_ranks(ranks: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment variables that all processes get.
 
-    They share the cores, and find this package, which a notebook may have from a folder of its own.
-    What they say to each other stays on this machine.
+    They share the cores, and what they say to each other stays on this machine. An interface that
+    the user chose for NCCL stays: whether another one would do is not known here.
     """
     threads = str(max(1, (os.cpu_count() or 1) // ranks))
-    here = str(Path(relaydet.__file__).parents[1])
-    # Where it is installed they find it anyway; before Python's own modules it would shadow them.
-    added = [] if here in [*site.getsitepackages(), site.getusersitepackages()] else [here]
-    path = os.pathsep.join([*added, *filter(None, [environment.get("PYTHONPATH")])])
     kept = {
         name: value
         for name, value in environment.items()
         if name not in FOREIGN_VARIABLES and not name.startswith(FOREIGN_PREFIXES)
     }
+    # NCCL takes no IPv6 address of loopback, and fails where it was given nothing else.
+    nccl = {"NCCL_SOCKET_IFNAME": f"={loopback()}"} if has_ipv4_loopback() else {}
     return {
         "OMP_NUM_THREADS": threads,
+        **nccl,
         **kept,
-        "PYTHONPATH": path,
         "PYTHONSAFEPATH": "1",
         "GLOO_SOCKET_IFNAME": loopback(),
-        "NCCL_SOCKET_IFNAME": loopback(),
     }
 
 
@@ -308,5 +316,6 @@ def _end(processes: Sequence[subprocess.Popen], channel: Channel) -> None:
             process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):  # in a dead mount, which nothing ends
+                process.wait(KILL_SECONDS)
     channel.take_back_end()

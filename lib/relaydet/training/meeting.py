@@ -108,6 +108,16 @@ def loopback() -> str:
     return next((name for name in names if name in ("lo", "lo0")), "lo")
 
 
+def has_ipv4_loopback() -> bool:
+    """Return whether this machine has the address 127.0.0.1."""
+    with socket.socket() as tried:
+        try:
+            tried.bind(("127.0.0.1", 0))
+        except OSError:
+            return False
+    return True
+
+
 def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
@@ -224,7 +234,8 @@ def _store(place: _Place, waiting: _Waiting) -> Any:
     interrupts that.
     """
     if place.file:
-        return dist.FileStore(place.file, place.ranks)
+        # Without a number of ranks nobody removes the file: some may still look into it.
+        return dist.FileStore(place.file)
     found: list[Any] = []
     thread = threading.Thread(target=_connect, args=(found,), daemon=True)
     thread.start()
