@@ -66,6 +66,19 @@ def test_every_run_is_told(store, tmp_path):
     assert "status.json: damaged" in table
 
 
+def test_a_run_is_one_line_whatever_its_folder_and_its_files_hold(tmp_path):
+    store, said = LocalStore(tmp_path), []
+    RunFiles(store, "a").write_status(
+        "failed", look_ahead(0, 1, 2, 1.0), 1, "x\r\nb  done\t\x1b[2J"
+    )
+    (tmp_path / "runs" / "b\n\u202ec").mkdir()
+    status(str(tmp_path), say=said.append)
+    header, *lines = said[0].split("\n")
+    assert header.startswith("run")
+    assert [line.split("  ")[0] for line in lines] == ["a", r"b\n\u202ec"]
+    assert r"x\u000d\nb  done\t\u001b[2J" in lines[0]
+
+
 def test_it_says_when_all_will_be_done(store, tmp_path):
     listed = [{"run": name} for name in ("paused", "later", "sometime")]
     store.write("fleets/team.json", json.dumps(listed).encode())

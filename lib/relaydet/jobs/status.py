@@ -134,9 +134,14 @@ def _ap50(store: Store, run: str) -> tuple[dict[str, float] | None, list[str]]:
 
 
 def _table(runs: list[RunStatus]) -> str:
-    lines = [[shown(cell) for cell in line] for line in (_COLUMNS, *map(_row, runs))]
+    # A folder's name or a reason may hold line ends, which are no line of this table.
+    lines = [[_in_a_line(cell) for cell in line] for line in (_COLUMNS, *map(_row, runs))]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _in_a_line(cell: str) -> str:
+    return shown(cell).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _forecast(runs: list[RunStatus], listed: set[str]) -> str:
