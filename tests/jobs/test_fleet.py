@@ -17,13 +17,14 @@ import pytest
 
 from relaydet.cli import main
 from relaydet.config import FleetConfig, TrainConfig
-from relaydet.errors import LeaseLostError, RankLostError, RelayError
+from relaydet.errors import ForeignFileError, LeaseLostError, RankLostError, RelayError
 from relaydet.jobs import fleet as module
 from relaydet.jobs.fleet import fleet
 from relaydet.storage.lease import acquire
 from relaydet.storage.local import LocalStore
 from relaydet.storage.store import Store, open_store
 from relaydet.training.export import is_exported
+from relaydet.training.found import started_config
 from relaydet.training.outlook import Outlook
 from relaydet.training.run_files import RunFiles
 
@@ -263,7 +264,7 @@ def test_weights_are_not_read_to_learn_that_a_run_is_done(tmp_path, runs, monkey
             finish(store, TrainConfig("r7", epochs=1), STEPS)
             lease.release()
 
-    monkeypatch.setattr(module, "find_store", lambda *_: store)
+    monkeypatch.setattr(module, "find_store", lambda *_, **_more: store)
     monkeypatch.setattr(module, "train", None)
     monkeypatch.setattr(module.time, "sleep", wait)
     store.reads.clear()
@@ -283,7 +284,10 @@ def test_weights_are_not_read_to_learn_that_a_run_is_done(tmp_path, runs, monkey
         (b"", {}, False, False),
         (None, {"size": 7}, False, False),
         (b"weights", None, False, False),
+        (b"weights", {"size": 7, "step": 4}, True, True),
+        (b"weights", {"size": 7, "step": 3}, False, False),
         (b"weights", {"size": "7"}, False, False),
+        (b"weights", {"size": 7, "ap": []}, False, False),
         (b"weights", [], False, False),
     ],
 )
@@ -295,8 +299,8 @@ def test_weights_are_looked_at_by_size_or_read(tmp_path, weights, facts, cheap, 
     if facts is not None:
         told = {"sha256": digest, **facts} if isinstance(facts, dict) else facts
         store.write("runs/r/model.json", json.dumps(told).encode())
-    assert is_exported(store, "r", read=False) is cheap
-    assert is_exported(store, "r") is whole
+    assert is_exported(store, "r", 4, read=False) is cheap
+    assert is_exported(store, "r", 4) is whole
 
 
 def test_one_damaged_run_does_not_hold_up_the_others(tmp_path, runs, monkeypatch):
@@ -313,6 +317,26 @@ def test_one_damaged_run_does_not_hold_up_the_others(tmp_path, runs, monkeypatch
     monkeypatch.setattr(module, "train", train)
     assert fleet(FleetConfig(runs=str(runs), store=str(tmp_path)), say=str).unfinished == []
     assert trained == [f"r{n}" for n in range(8)]
+
+
+def test_a_run_whose_files_are_of_another_is_told_and_the_others_are_trained(
+    tmp_path, runs, monkeypatch
+):
+    store, trained, said = open_store(tmp_path), [], []
+    store.write("runs/r3/config.json", b'{"run": "r2"}')
+    store.write("runs/r3/status.json", b'{"state": "done", "step": 4, "total_steps": 4}')
+
+    def train(config, say, patient):
+        started_config(store, config.run, say)
+        trained.append(config.run)
+        finish(store, config, STEPS)
+        return ended("done")
+
+    monkeypatch.setattr(module, "train", train)
+    with pytest.raises(ForeignFileError, match=r"r3/config\.json: is of run 'r2' and not of 'r3'"):
+        fleet(FleetConfig(runs=str(runs), store=str(tmp_path)), say=said.append)
+    assert trained == [f"r{n}" for n in range(8) if n != 3]
+    assert any("run 'r3' cannot be trained: " in line for line in said)
 
 
 def test_a_run_of_a_session_that_died_elsewhere_is_taken_up_once_it_was_watched(

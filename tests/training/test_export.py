@@ -127,6 +127,19 @@ def not_weights(store):
         ),
         pytest.param(lambda s: s.write(FACTS, b"{}"), "not a model that relaydet", id="no facts"),
         pytest.param(lambda s: s.write(FACTS, b"[]"), "damaged .*export it again", id="a list"),
+        *(
+            pytest.param(change_facts(**{name: value}), f"damaged .*{name}", id=f"{name} {value}")
+            for name, value in {
+                "ap": [],
+                "categories": "person",
+                "model": ["small"],
+                "image_size": "64",
+                "frozen": 0.5,
+                "step": None,
+                "sha256": 5,
+                "config": 7,
+            }.items()
+        ),
         pytest.param(
             change_facts(categories=["person"]), "not a model that relaydet", id="other head"
         ),

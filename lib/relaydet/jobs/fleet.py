@@ -166,7 +166,9 @@ def is_done(store: Store, run: TrainConfig) -> bool:
         return False  # damaged: whoever trains it says so, and the others are not held up
     if not status or status.get("state") != "done" or started is None:
         return False
-    return (started.epochs or 0) >= (run.epochs or 0) and is_exported(store, run.run, read=False)
+    if (started.epochs or 0) < (run.epochs or 0):
+        return False
+    return is_exported(store, run.run, status["step"], read=False)
 
 
 def _train(run: TrainConfig, trouble: _Trouble, say: Callable[[str], None], patient: bool) -> str:

@@ -311,8 +311,11 @@ def _finished(
     if status["epoch"] < int(config.epochs or 0):
         return None
     total = status["total_steps"]
-    if not is_exported(store, config.run):
-        say(f"run {config.run!r} is done, but its weights are not whole: exporting them again")
+    if not is_exported(store, config.run, total):
+        say(
+            f"run {config.run!r} is done by its status, but its weights are not whole or of another"
+            " step: going on from its newest checkpoint"
+        )
         return None
     sealed = newest_manifest(store, config.run) or {}
     if sealed.get("dataset_sha256", saved.sha256) != saved.sha256:

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 import safetensors.torch
 from safetensors import SafetensorError
 from torchvision.models.detection import FasterRCNN
@@ -18,6 +19,20 @@ from relaydet.parameters import listing
 from relaydet.storage.store import Store
 from relaydet.training.checkpoint import folder_of
 from relaydet.training.run_files import Best, RunFiles, as_json
+
+
+class _Facts(msgspec.Struct):
+    """What is used of model.json, which an older version wrote with less in it."""
+
+    model: str = ""
+    categories: list[str] = []
+    image_size: int = 0
+    frozen: bool = False
+    step: int = 0
+    sha256: str = ""
+    size: int | None = None
+    config: dict[str, Any] = {}
+    ap: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -87,12 +102,13 @@ def load_model(store: Store, run: str) -> ExportedModel:
     return ExportedModel(built.model, facts)
 
 
-def is_exported(store: Store, run: str, read: bool = True) -> bool:
+def is_exported(store: Store, run: str, step: int, read: bool = True) -> bool:
     """Whether the store has a run's weights, whole; the end of a session may not have got there.
 
     Args:
         store: where the run is.
         run: its name.
+        step: that the weights must be of, if model.json tells theirs.
         read: read the weights and compare their SHA-256; else their size is compared alone, which
             model.json of an older version does not tell: there, any weights will do.
     """
@@ -101,7 +117,7 @@ def is_exported(store: Store, run: str, read: bool = True) -> bool:
         return False
     try:
         facts = _facts_of(store, run)
-        if facts.get("size", size) != size:
+        if facts.get("size", size) != size or facts.get("step", step) != step:
             return False
         return not read or _sha256(store.read(_weights_name(run))) == facts["sha256"]
     except (DamagedError, KeyError):
@@ -119,7 +135,7 @@ def record_ap(store: Store, run: str, dataset: str, metrics: dict[str, float]) -
     other datasets says nothing beside that. It stays in the store as long as the run does.
     """
     facts = _facts_of(store, run)
-    facts["ap"][dataset] = metrics
+    facts["ap"] = {**facts.get("ap", {}), dataset: metrics}
     store.write(facts_name(run), as_json(facts))
     files, step = RunFiles(store, run), int(facts["step"])
     best = files.best()
@@ -131,10 +147,10 @@ def record_ap(store: Store, run: str, dataset: str, metrics: dict[str, float]) -
 def _facts_of(store: Store, run: str) -> dict[str, Any]:
     """What model.json says; raises DamagedError where it is not whole."""
     name = facts_name(run)
+    data, where = store.read(name), store.describe(name)
     remedy = "train the run once more to export it again"
-    facts: dict[str, Any] = decode_json(
-        store.read(name), store.describe(name), dict[str, Any], remedy=remedy
-    )
+    decode_json(data, where, _Facts, remedy=remedy)  # its types; what else is in it stays
+    facts: dict[str, Any] = decode_json(data, where, dict[str, Any], remedy=remedy)
     return facts
 
 
