@@ -126,7 +126,7 @@ def test_mistakes(config, changes, message):
 def test_a_damaged_file_is_named_and_left_alone(config, tmp_path):
     file = tmp_path / FILE
     file.parent.mkdir()
-    file.write_text(json.dumps(line()) + "\nhalf a li")
+    file.write_text(json.dumps(line()) + "\nhalf a li\n")
     before = file.read_bytes()
     with pytest.raises(RelayError, match=r"speed\.jsonl, line 2: damaged"):
         bench(config, say=quiet)

@@ -515,7 +515,9 @@ def test_a_machine_with_another_dataset_is_named(store, start, tmp_path):
     under = agent(free_port(), "--max-restarts", "0")
     machines = [start("hashes", under=under, store=place) for place in (store, other)]
     outputs = [output_of(machine) for machine in machines]
-    assert any(re.search(r"Rank 1 on \S+ differs in the dataset", output) for output in outputs)
+    assert any(re.search(r"Rank 1 on \S+ differs in the dataset", output) for output in outputs), (
+        outputs
+    )
 
 
 @pytest.mark.slow
