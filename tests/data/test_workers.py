@@ -119,6 +119,22 @@ def test_all_samples_come_in_order(count):
     assert_no_worker_is_left()
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_workers_read_at_the_same_time(monkeypatch, count):
+    """None waits for the batch of another to be taken, though no image fits into a socket."""
+    for name in ("SAY_SECONDS", "ALONE_SECONDS", "GIVE_UP_SECONDS"):
+        monkeypatch.setattr(workers, name, 120.0)
+    together = multiprocessing.Barrier(count)
+
+    def read(key: int) -> Read:
+        together.wait(60)
+        return Read(np.full((3, 500, 1000), key, np.uint8))
+
+    batches = read_in_order(Task(read, str, str, BATCHES, 4), count, False, Wait(say=[].append))
+    found = [int(image_CHW[0, 0, 0]) for batch in batches for image_CHW, _ in batch]
+    assert found == list(chain(*BATCHES))
+
+
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("key", [0, 5, 11])
 def test_a_killed_worker_costs_no_sample(tmp_path, count, key):
@@ -282,8 +298,10 @@ def is_running(pid: int) -> bool:
 def test_a_worker_that_cannot_be_killed_is_left_behind(monkeypatch):
     """In the midst of a dead mount no signal reaches it; a process that exits must not wait."""
     monkeypatch.setattr(workers, "KILL_SECONDS", 0.2)
-    read = read_in_order(task(4, hang), 1, False, Wait(say=[].append))
+    hangs = multiprocessing.Event()
+    read = read_in_order(task(4, lambda: (hangs.set(), hang())), 1, False, Wait(say=[].append))
     next(read)
+    assert hangs.wait(60)
     (process,) = [p for p in multiprocessing.active_children() if p.daemon]
     monkeypatch.setattr(multiprocessing.Process, "kill", lambda process: None)
     read.close()

@@ -6,8 +6,8 @@ tensors over by a second thread, through shared memory and a socket in the tempo
 either is too small or its path too long, that thread prints an error, drops the batch, and training
 waits for it forever. Nothing here needs shared memory, temporary files or locks.
 
-Which worker reads which batch is fixed (worker k of n: each n-th), and what a batch holds is a pure
-function of its keys, so reading can start again at any batch, with any number of workers.
+Which worker reads which sample is fixed (worker k of n: each n-th), and a sample is a pure function
+of its key, so reading can start again at any batch, with any number of workers.
 
 Every wait for a sample looks at the stop, and has an end.
 """
@@ -28,7 +28,8 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ class Task:
     batches: Iterable[Sequence[Any]]
     """Keys of each batch; can be iterated over again and again."""
     ahead: int
-    """Samples that wait here at most, beside one batch in each worker."""
+    """Samples that wait here at most, beside one in each worker."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,13 @@ class _Away:
     message: str
 
 
-@dataclass(frozen=True)
 class _Ended:
-    """A worker's end: of all batches, or of the worker."""
-
-    worker: int
+    """A worker's end: of all samples, or of the worker."""
 
 
 _Answer = Read | _Failed | _Broken | _Away
+_Put = Callable[[Any], bool]
+"""Takes an answer; false where nobody wants any more."""
 
 
 class _LostError(Exception):
@@ -220,7 +220,7 @@ class _Reading:
         while True:
             self._obey(began)
             try:
-                item = source.items.get(timeout=LOOK_SECONDS)
+                item = source.next()
             except queue.Empty:
                 self._look(source, key)
                 continue
@@ -230,7 +230,7 @@ class _Reading:
                 self.away, self.said = item.message, True
                 self._look(source, key)
             elif isinstance(item, _Ended):
-                raise _LostError(source.obituary(item.worker))
+                raise _LostError(source.obituary())
             elif isinstance(item, _Failed):
                 raise DataError(item.message)
             elif isinstance(item, _Broken):
@@ -280,32 +280,45 @@ class _Reading:
 
 
 class _Source:
-    """A thread that fills a queue with samples in order: from workers, or by reading itself."""
+    """Threads that fill queues with samples: one for each worker, or one that reads by itself.
+
+    Each worker has a queue, and its samples are taken by turns.
+    """
 
     def __init__(self, task: Task, first: int, workers: int, pin: bool) -> None:
-        self.items: queue.Queue[Sample | _Failed | _Broken | _Away | _Ended] = queue.Queue(
-            max(1, task.ahead) if workers else 1
-        )
         self.processes: list[Any] = []
+        size = -(-task.ahead // workers) if workers else 1
+        self._queues: list[queue.Queue[Any]] = [
+            queue.Queue(max(1, size)) for _ in range(max(1, workers))
+        ]
+        self._turn = 0
         self._sockets: list[socket.socket] = []
         self._pin = pin
+        self._cuda = torch.cuda.current_device() if pin else None
         self._closed = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         atexit.register(self.close)  # before multiprocessing's own, which asks and waits
         try:
             for worker in range(workers):
                 self._start_worker(task, first, worker, workers)
+            for items, mine in zip(self._queues, self._sockets, strict=False):
+                self._start_thread(items, partial(self._receive, mine))
+            if not workers:
+                self._start_thread(self._queues[0], partial(self._read, task, first))
         except BaseException:
             self.close()
             raise
-        self._cuda = torch.cuda.current_device() if pin else None
-        fill = self._receive if workers else lambda: self._read(task, first)
-        self._thread = threading.Thread(target=fill, name="loader", daemon=True)
-        self._thread.start()
 
-    def obituary(self, worker: int) -> str:
-        """A sentence's beginning on how a worker ended."""
-        process = self.processes[worker]
+    def next(self) -> Sample | _Failed | _Broken | _Away | _Ended:
+        """Return the next sample; raise queue.Empty where it does not come for LOOK_SECONDS."""
+        item = self._queues[self._turn].get(timeout=LOOK_SECONDS)
+        if not isinstance(item, _Away | _Ended):
+            self._turn = (self._turn + 1) % len(self._queues)
+        return item
+
+    def obituary(self) -> str:
+        """Return a sentence's beginning on how the worker ended whose turn it is."""
+        process = self.processes[self._turn]
         process.join(KILL_SECONDS)
         code = process.exitcode
         if code is not None and code < 0:
@@ -329,8 +342,9 @@ class _Source:
             if process.exitcode is None:
                 # multiprocessing waits without end for each child that it knows as this one exits.
                 multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
-        if self._sockets and self._thread is not None:
-            self._thread.join(KILL_SECONDS)  # one that reads by itself may hang in that
+        if self._sockets:  # a thread that reads by itself may hang in that
+            for thread in self._threads:
+                thread.join(KILL_SECONDS)
         for mine in self._sockets:
             mine.close()
 
@@ -344,62 +358,58 @@ class _Source:
             process.start()
         self.processes.append(process)
 
-    def _put(self, item: Any) -> bool:
-        """Hand an item over; False where nobody wants it any more."""
-        while not self._closed:
-            try:
-                self.items.put(item, timeout=LOOK_SECONDS)
-                return True
-            except queue.Full:
-                pass
-        return False
+    def _start_thread(self, items: queue.Queue[Any], fill: Callable[[_Put], None]) -> None:
+        def put(item: Any) -> bool:
+            while not self._closed:
+                try:
+                    items.put(item, timeout=LOOK_SECONDS)
+                    return True
+                except queue.Full:
+                    pass
+            return False
 
-    def _read(self, task: Task, first: int) -> None:
+        def run() -> None:
+            try:
+                if self._cuda is not None:
+                    torch.cuda.set_device(self._cuda)  # a new thread has the first GPU
+                fill(put)
+            except Exception:
+                put(_Broken(traceback.format_exc()))
+
+        thread = threading.Thread(target=run, name="loader", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _read(self, task: Task, first: int, put: _Put) -> None:
         """Read here, in this thread."""
 
-        def put(answer: _Answer, _last: bool) -> bool:
+        def put_sample(answer: _Answer) -> bool:
             if isinstance(answer, Read):
                 image_CHW = torch.from_numpy(answer.image_CHW)
-                return self._put(_sample_of(image_CHW, answer.target, self._pin))
-            return self._put(answer)
+                return put(_sample_of(image_CHW, answer.target, self._pin))
+            return put(answer)
 
-        try:
-            self._use_cuda()
-            _read_all(task, first, 0, 1, put)
-        except Exception:
-            self._put(_Broken(traceback.format_exc()))
+        _read_all(task, first, 0, 1, put_sample)
 
-    def _receive(self) -> None:
-        """Take batches from the workers by turns."""
-        worker = 0
-        try:
-            self._use_cuda()
-            while True:
-                item, last = self._received(self._sockets[worker])
-                if not self._put(item):
-                    return
-                worker = (worker + last) % len(self._sockets)
-        except (OSError, EOFError):
-            self._put(_Ended(worker))
-        except Exception:
-            self._put(_Broken(traceback.format_exc()))
+    def _receive(self, mine: socket.socket, put: _Put) -> None:
+        """Take the samples of one worker, until its end."""
+        with contextlib.suppress(OSError, EOFError):
+            while put(self._received(mine)):
+                pass
+        put(_Ended())
 
-    def _use_cuda(self) -> None:
-        if self._cuda is not None:
-            torch.cuda.set_device(self._cuda)  # a new thread has the first GPU
-
-    def _received(self, mine: socket.socket) -> tuple[Any, bool]:
+    def _received(self, mine: socket.socket) -> Any:
         length = bytearray(_LENGTH.size)
         _fill(mine, memoryview(length))
         header = bytearray(_LENGTH.unpack(length)[0])
         _fill(mine, memoryview(header))
-        answer, shape, last = pickle.loads(header)  # from a process of our own
+        answer, shape = pickle.loads(header)  # from a process of our own
         if shape is None:
-            return answer, last
+            return answer
         image_CHW = torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=self._pin)
         if image_CHW.numel():
             _fill(mine, image_CHW.numpy().data.cast("B"))
-        return _sample_of(image_CHW, answer, False), last
+        return _sample_of(image_CHW, answer, False)
 
 
 def _sample_of(image_CHW: torch.Tensor, target: dict[str, np.ndarray], pin: bool) -> Sample:
@@ -409,14 +419,14 @@ def _sample_of(image_CHW: torch.Tensor, target: dict[str, np.ndarray], pin: bool
 
 def _fill(mine: socket.socket, view: memoryview) -> None:
     while len(view):
-        count = mine.recv_into(view)
+        count = mine.recv_into(view, 0, socket.MSG_WAITALL)  # in one go, as far as there is one
         if not count:
             raise EOFError
         view = view[count:]
 
 
 def _work(task: Task, first: int, worker: int, workers: int, theirs: socket.socket) -> None:
-    """What a worker does, from its first batch to its last.
+    """What a worker does, from its first sample to its last.
 
     It has one core. Signals are the main process's: a terminal's Ctrl-C reaches all processes, and
     the main one needs its workers until it has saved, and ends them then.
@@ -427,10 +437,10 @@ def _work(task: Task, first: int, worker: int, workers: int, theirs: socket.sock
     threading.Thread(target=_end_without_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
 
-    def send(answer: _Answer, last: bool) -> bool:
+    def send(answer: _Answer) -> bool:
         read = answer if isinstance(answer, Read) else None
         content = read.target if read else answer
-        header = pickle.dumps((content, read.image_CHW.shape if read else None, last))
+        header = pickle.dumps((content, read.image_CHW.shape if read else None))
         theirs.sendall(_LENGTH.pack(len(header)) + header)
         if read and read.image_CHW.size:
             theirs.sendall(read.image_CHW.data.cast("B"))
@@ -447,28 +457,26 @@ def _end_without_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _read_all(
-    task: Task, first: int, worker: int, workers: int, put: Callable[[_Answer, bool], bool]
-) -> None:
-    """Read each of a worker's batches, until `put` says that nobody wants them any more.
+def _read_all(task: Task, first: int, worker: int, workers: int, put: _Put) -> None:
+    """Read each of a worker's samples, until `put` returns that nobody wants them any more.
 
     Args:
         task: what to read.
         first: batches to leave out.
-        worker: which batches from there: this one, and each `workers`-th after it.
+        worker: which samples from there: this one, and each `workers`-th after it.
         workers: how many share them.
-        put: takes an answer, and whether its batch ends with it.
+        put: takes an answer.
     """
-    for keys in islice(task.batches, first + worker, None, workers):
-        for place, key in enumerate(keys):
-            answer = _read(task, key)
-            while isinstance(answer, _Away):
-                if not put(answer, False):
-                    return
-                time.sleep(RETRY_SECONDS)
-                answer = _read(task, key)
-            if not put(answer, place + 1 == len(keys)):
+    keys = chain.from_iterable(islice(task.batches, first, None))
+    for key in islice(keys, worker, None, workers):
+        answer = _read(task, key)
+        while isinstance(answer, _Away):
+            if not put(answer):
                 return
+            time.sleep(RETRY_SECONDS)
+            answer = _read(task, key)
+        if not put(answer):
+            return
 
 
 def _read(task: Task, key: Any) -> _Answer:
