@@ -139,6 +139,19 @@ def test_an_image_that_went_bad_is_one_sentence(made, workers):
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_has_another_size_than_when_it_was_merged_is_one_sentence(made, workers):
+    """Its boxes are elsewhere by now, and flipped or resized they may have no size at all."""
+    dataset, folders = made
+    PillowImage.new("RGB", (4, 2)).save(folders["a"].root / "11.png")
+    samples = training_samples(dataset, folders)
+    plan = BatchPlan(0, samples.groups_M(), 4, 0, 1)
+    with pytest.raises(RelayError, match=r"11\.png .*: is 4 x 2 pixels, and was 20 x 10"):
+        list(training_batches(samples, plan, Augmentation(), workers))
+    with pytest.raises(RelayError, match=r"11\.png .*: is 4 x 2 pixels, and was 20 x 10"):
+        evaluation_samples(dataset, folders).read(0)
+
+
 def test_slivers_without_a_size_in_float32_are_left_out(made):
     dataset, folders = made
     sliver = Annotation(99, 12, 2, (640.0, 1.0, 1e-6, 3.0), 3e-6)

@@ -28,10 +28,11 @@ from relaydet.compat import detector_runs_in_float16_on_cpu
 from relaydet.config import TrainConfig
 from relaydet.data import workers
 from relaydet.data.images.folder import ImageFolder
-from relaydet.errors import RelayError, StoreError
+from relaydet.errors import RelayError, StopError, StoreError
 from relaydet.jobs import train as train_job
 from relaydet.jobs.train import train
 from relaydet.model import build_model
+from relaydet.runtime import stop as stopping
 from relaydet.runtime.stop import StopRequest
 from relaydet.training import loop, saver, session, steps
 
@@ -568,6 +569,24 @@ def test_a_small_file_that_is_torn_costs_nothing(store, uninterrupted, file, lef
     assert (result.state, weights_hash(store, run)) == ("done", uninterrupted)
     if file in ("config.json", "status.json"):
         assert any(f"{file}: damaged" in line for line in said)
+
+
+def test_a_stop_is_obeyed_while_the_checkpoint_is_read(store, monkeypatch):
+    """A mount that does not answer holds neither the session nor the lease."""
+    asked, hanging = StopRequest(), threading.Event()
+
+    def find_start(*_):
+        asked.ask("stopped by SIGTERM")
+        hanging.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "OBEY_SECONDS", 0.1)
+        patch.setattr(train_job, "find_start", find_start)
+        with pytest.raises(StopError, match=r"checkpoints of .*unread.* ended .stopped by SIGTERM"):
+            train_job.train_here(config(store, "unread"), say=lambda _: None, stop=asked)
+    hanging.set()
+    result = train(config(store, "unread", max_minutes=0.0), say=lambda _: None, patient=False)
+    assert (result.state, result.step) == ("paused", 1)
 
 
 def test_a_run_without_its_config_is_still_the_same_run(store, uninterrupted):

@@ -8,8 +8,10 @@ import time
 
 import pytest
 
+from relaydet.errors import RelayError, StopError
+from relaydet.runtime import stop as stopping
 from relaydet.runtime.limits import Deadline
-from relaydet.runtime.stop import StopRequest, stop_on_signals
+from relaydet.runtime.stop import StopRequest, stop_on_signals, unless_stopped
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -138,3 +140,60 @@ def test_sighup_stays_ignored_under_nohup():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def short_waits(monkeypatch):
+    for name, seconds in {
+        "LOOK_SECONDS": 0.02, "OBEY_SECONDS": 0.1, "SAY_SECONDS": 0.1, "GIVE_UP_SECONDS": 0.5,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(stopping, name, seconds)
+
+
+def hang() -> None:
+    threading.Event().wait()
+
+
+def never() -> None:
+    raise FileNotFoundError("model.pt")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_work_that_is_done_at_once_is_not_ended_by_a_stop(asked):
+    stop, said = StopRequest(), []
+    if asked:
+        stop.ask("stopped by SIGTERM")
+    assert unless_stopped(lambda: [1, 2], stop, "numbers", said.append) == [1, 2]
+    with pytest.raises(FileNotFoundError, match=r"model\.pt"):
+        unless_stopped(never, stop, "numbers", said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("deadline", "asked", "reason"),
+    [
+        pytest.param(None, "stopped by SIGTERM", "stopped by SIGTERM", id="a signal"),
+        pytest.param(Deadline(time.monotonic(), "MAX_MINUTES=0"), "stopped by SIGTERM",
+            "stopped by SIGTERM", id="a signal, without any time"),
+        pytest.param(0.2, "", "MAX_MINUTES=1 is over", id="the time that is over meanwhile"),
+    ],
+)  # fmt: skip
+def test_a_stop_ends_a_wait_for_what_does_not_look_at_it(short_waits, deadline, asked, reason):
+    if isinstance(deadline, float):
+        deadline = Deadline(time.monotonic() + deadline, "MAX_MINUTES=1")
+    stop = StopRequest(deadline)
+    if asked:
+        stop.ask(asked)
+    with pytest.raises(StopError, match=f"Waiting for the store was ended \\({reason}"):
+        unless_stopped(hang, stop, "the store", lambda _: None)
+
+
+def test_a_wait_that_nobody_ends_is_reported_and_has_an_end(short_waits):
+    """A time that was over before it began does not end it: the first step is still taken."""
+    said = []
+    stop = StopRequest(Deadline(time.monotonic() - 1, "MAX_MINUTES=0"))
+    with pytest.raises(RelayError, match="No end of waiting for the store") as caught:
+        unless_stopped(hang, stop, "the store", said.append)
+    assert not isinstance(caught.value, StopError)
+    assert said
+    assert all(line.startswith("waiting for the store: ") for line in said)

@@ -60,9 +60,23 @@ class Samples:
         return aspect_groups(self.widths_M, self.heights_M)
 
     def read(self, index: int) -> np.ndarray:
-        """Pixels of one image: uint8 [H, W, 3]."""
+        """Return the pixels of one image: uint8 [H, W, 3].
+
+        Raises:
+            RelayError: it cannot be read, or has another size than when it was merged: its boxes
+                would not be where its objects are.
+        """
         source, name = self.file_names[index].split("/", 1)
-        return decode(self.folders[source].read(name), self.file_names[index])
+        image_HWC = decode(self.folders[source].read(name), self.file_names[index])
+        height, width = image_HWC.shape[:2]
+        merged = (int(self.widths_M[index]), int(self.heights_M[index]))
+        if min(merged) >= 1 and merged != (width, height):
+            raise RelayError(
+                f"image {name} of the {self.folders[source].describe()}: is {width} x {height}"
+                f" pixels, and was {merged[0]} x {merged[1]} when it was merged; put that file"
+                " back, or merge the dataset again under a new name."
+            )
+        return image_HWC
 
 
 def training_samples(

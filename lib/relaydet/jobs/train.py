@@ -19,7 +19,12 @@ from relaydet.runtime.auto_store import find_store, tell_drive
 from relaydet.runtime.detect import Runtime, detect
 from relaydet.runtime.device import Device, devices_to_use
 from relaydet.runtime.limits import find_deadline
-from relaydet.runtime.stop import StopRequest, stop_on_signals, stop_without_parent
+from relaydet.runtime.stop import (
+    StopRequest,
+    stop_on_signals,
+    stop_without_parent,
+    unless_stopped,
+)
 from relaydet.runtime.torch_state import own_torch_state
 from relaydet.storage.cache import check_cache, tell_cache
 from relaydet.storage.fenced import Fenced
@@ -42,6 +47,7 @@ from relaydet.training.opening import tell_plan
 from relaydet.training.outlook import Outlook, look_ahead
 from relaydet.training.restore import build, restore
 from relaydet.training.resume import (
+    Start,
     find_start,
     forget_unsent,
     highest_token,
@@ -354,7 +360,14 @@ def _train_under(
     lease.when_lost = ready.stop.ask
     store = Fenced(places[0], lease)
     unsent = unsent_folder(store, config.run)
-    start = find_start(store, config.run, unsent, places[1:], config, say)
+
+    def read() -> tuple[Start, list[LogLine]]:
+        logs = [RunFiles(place, config.run).log(say) for place in places]
+        start = find_start(store, config.run, unsent, places[1:], config, say)
+        return start, max(logs, key=len)  # the others are what it was a while ago
+
+    where = store.describe(f"runs/{config.run}")
+    start, log = unless_stopped(read, ready.stop, f"checkpoints of {where} to be read", say)
     share_plan(team, plan_of(config, start.checkpoint, ready.new))
     agree(team, saved, len(ready.samples), device)
     trained = restore(start.checkpoint, ready.new, config, device, saved, say, team)
@@ -371,8 +384,6 @@ def _train_under(
         stop=lambda: ready.stop,
     )
     files = RunFiles(store, config.run, saver.write)
-    logs = [RunFiles(place, config.run).log(say) for place in places]
-    log: list[LogLine] = max(logs, key=len)  # the others are what it was a while ago
     session = Session(
         files=files,
         saver=saver,

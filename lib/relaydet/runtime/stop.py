@@ -6,14 +6,24 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
+from relaydet.errors import RelayError, StopError
 from relaydet.runtime.limits import Deadline
 
 LOOK_SECONDS = 0.5
-"""How often a process looks whether its parent is still there."""
+"""How often a process looks whether its parent is still there, and whether it is to stop."""
+OBEY_SECONDS = 3.0
+"""How long work that cannot look at the stop may still take after one was asked for."""
+SAY_SECONDS = 60.0
+"""How often it is reported what is waited for."""
+GIVE_UP_SECONDS = 3600.0
+"""After so long a wait for such work is an error."""
+
+T = TypeVar("T")
 
 
 class StopRequest:
@@ -42,6 +52,57 @@ class StopRequest:
             kept = self.deadline.margin + self.reserve
             self.ask(f"{self.deadline.reason} is over, but for {kept:.0f} s to save in")
         return self.reason is not None
+
+
+def unless_stopped(
+    work: Callable[[], T], stop: StopRequest, what: str, say: Callable[[str], None]
+) -> T:
+    """Return what some work returns that cannot look at the stop itself, such as reading a store.
+
+    It is done in a thread, which a stop leaves behind: it must not write anything.
+
+    Args:
+        work: is done; what it raises is raised here.
+        stop: ends the wait, OBEY_SECONDS after it was asked for. A time that was over before does
+            not: a session that was given none at all still takes its first step.
+        what: what is waited for, to be reported every minute.
+        say: takes that line.
+
+    Raises:
+        StopError: a stop was asked for meanwhile.
+        RelayError: it took longer than GIVE_UP_SECONDS.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="unless stopped", daemon=True)
+    thread.start()
+    had_time = stop.seconds_left() > 0
+    began, asked, lines = time.monotonic(), float("inf"), 1
+    while thread.is_alive():
+        thread.join(LOOK_SECONDS)
+        now = time.monotonic()
+        if stop.reason is not None or (had_time and stop):
+            asked = min(asked, now)
+        if not thread.is_alive():
+            break
+        if now - asked >= OBEY_SECONDS:
+            raise StopError(f"Waiting for {what} was ended ({stop.reason}); run again to go on.")
+        if now - began >= GIVE_UP_SECONDS:
+            minutes = f"{GIVE_UP_SECONDS / 60:g} minutes"
+            raise RelayError(f"No end of waiting for {what} in {minutes}; see why, and run again.")
+        if now - began >= SAY_SECONDS * lines:
+            lines += 1
+            say(f"waiting for {what}: {(now - began) / 60:.0f} of {GIVE_UP_SECONDS / 60:g} min")
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 def stop_without_parent(stop: StopRequest, patience: float) -> None:
