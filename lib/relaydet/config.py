@@ -406,9 +406,8 @@ def told_from_where(
         yield
     except RelayError as error:
         with suppress(OSError):  # the current folder is gone: the error itself is all there is
-            error.args = (
-                f"{str(error).rstrip('.')}{_where_counted(str(error), listed, sources)}.",
-            )
+            if counted := _where_counted(str(error), listed, sources):
+                error.args = (f"{str(error).rstrip('.')}{counted}.",)
         raise
 
 
