@@ -17,7 +17,7 @@ import pytest
 
 from relaydet.cli import main
 from relaydet.config import FleetConfig, TrainConfig
-from relaydet.errors import ForeignFileError, LeaseLostError, RankLostError, RelayError
+from relaydet.errors import ForeignFileError, LeaseLostError, RankLostError, RelayError, StopError
 from relaydet.jobs import fleet as module
 from relaydet.jobs.fleet import fleet
 from relaydet.storage.lease import acquire
@@ -176,6 +176,23 @@ def test_a_run_in_trouble_is_tried_again(tmp_path, runs, monkeypatch, troubles, 
         assert fleet(config, said.append).unfinished == []
     assert trained == [*(f"r{n}" for n in range(8)), *["r1"] * (tries - 1)]
     assert any("cannot be trained" in line for line in said) == left
+
+
+def test_a_stop_while_a_run_waits_is_not_called_a_run_that_cannot_be_trained(
+    tmp_path, runs, monkeypatch
+):
+    trained, said = [], []
+
+    def train(config, say, patient):
+        trained.append(config.run)
+        raise StopError("Waiting for the checkpoint was ended (stopped by SIGTERM)")
+
+    monkeypatch.setattr(module, "train", train)
+    result = fleet(FleetConfig(runs=str(runs), store=str(tmp_path)), say=said.append)
+    assert trained == ["r0"]
+    assert len(result.unfinished) == 8
+    assert not any("cannot be trained" in line for line in said)
+    assert any("stopped by SIGTERM" in line for line in said)
 
 
 @pytest.mark.parametrize("error", [RankLostError, RelayError])

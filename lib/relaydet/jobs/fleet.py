@@ -11,7 +11,14 @@ from pathlib import Path
 import msgspec
 
 from relaydet.config import FleetConfig, TrainConfig, check_name
-from relaydet.errors import LeaseHeldError, LeaseLostError, RankLostError, RelayError, StoreError
+from relaydet.errors import (
+    LeaseHeldError,
+    LeaseLostError,
+    RankLostError,
+    RelayError,
+    StopError,
+    StoreError,
+)
 from relaydet.jobs.train import train
 from relaydet.json_file import UNDECODABLE, reason_of
 from relaydet.places import expand_home
@@ -185,6 +192,9 @@ def _train(run: TrainConfig, trouble: _Trouble, say: Callable[[str], None], pati
     except (LeaseHeldError, LeaseLostError) as error:
         say(str(error).partition(";")[0])
         return "held"
+    except StopError as error:
+        say(f"run {run.run!r}: {error}")
+        return "paused"
     except RelayError as error:
         trouble.losses[run.run] += 1
         lost = isinstance(error, RankLostError) and not error.told
