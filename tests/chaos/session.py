@@ -113,9 +113,11 @@ def _write_down(event: Event) -> None:
         event("lease", token=lease.holder.token, owner=lease.holder.owner)
         return lease
 
-    def pack(original: Callable, folder: Path, step: int, lineage: Any, *rest: Any) -> Any:
+    def pack(
+        original: Callable, folder: Path, step: int, lineage: Any, *rest: Any, **more: Any
+    ) -> Any:
         making.update(step=step, token=lineage.token, owner=lineage.owner)
-        return original(folder, step, lineage, *rest)
+        return original(folder, step, lineage, *rest, **more)
 
     def save(original: Callable, state: Any, buffer: Any, *args: Any, **more: Any) -> None:
         original(state, buffer, *args, **more)

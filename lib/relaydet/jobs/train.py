@@ -235,7 +235,10 @@ def _train(
     new = None if started else build(config, saved, None)
     leave_alone(places[0], config.run, unsent_folder(places[0], config.run), say)
     known = highest_token(places[0], config.run, unsent_folder(places[0], config.run))
-    with stop_on_signals(stop):  # it may have to watch another session's lease for minutes
+    ready = _Ready(team, config, device, runtime, saved, samples, new, stop)
+    # From here to the end of the lease no signal ends the process: it may watch another session's
+    # lease for minutes, and giving its own back takes a moment.
+    with stop_on_signals(stop):
         lease = acquire(
             places[0],
             config.run,
@@ -246,17 +249,15 @@ def _train(
             patient=patient,
             stop=lambda: stop,
         )
-    ready = _Ready(team, config, device, runtime, saved, samples, new, stop)
-    try:
-        # Somebody else may have come to its end between that look and the lease.
-        finished = _finished(places[0], config, saved, say)
-        if finished:
-            share_plan(team, None)
-            return finished
-        with stop_on_signals(stop):
+        try:
+            # Somebody else may have come to its end between that look and the lease.
+            finished = _finished(places[0], config, saved, say)
+            if finished:
+                share_plan(team, None)
+                return finished
             ended, log = _train_under(lease, places, ready, say, open_bar)
-    finally:
-        lease.release()
+        finally:
+            lease.release()
     tell_drive(places[0], say)
     where = places[0].describe(f"runs/{config.run}")
     return _result(config, ended, log, where)
