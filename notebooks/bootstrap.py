@@ -17,9 +17,9 @@ MARKS = "<!-- badges: made by `make badges` -->", "<!-- end of badges -->"
 CELL = """\
 # relaydet is installed, beside this notebook, where RELAYDET_WHEEL says (a wheel or a folder), in a
 # Kaggle data set or the Drive folder named relaydet, or it is cloned from its repository.
+import glob
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -27,68 +27,31 @@ import zipfile
 from pathlib import Path
 
 REPOSITORY, TAG = "{repository}", "v{version}"
-
-
-def refusal(path, name):
-    # Why a wheel or a package is not taken; it is read, never imported.
-    try:
-        if name and not name.startswith("relaydet"):
-            return f"the data set {{name!r}} is not named relaydet..."
-        if path.suffix == ".whl":
-            with zipfile.ZipFile(path) as wheel:
-                (file,) = [n for n in wheel.namelist() if n.endswith(".dist-info/METADATA")]
-                text = wheel.read(file).decode()
-            found = re.search("^Name: relaydet$.*?^Version: (.+?)$", text, re.M | re.S)
-        else:
-            text = (path / "relaydet/__init__.py").read_text(encoding="utf-8")
-            found = re.search('^__version__ = "(.+)"', text, re.M)
-        version = found[1] if found else "unknown"
-        return "" if f"v{{version}}" == TAG else f"its version is {{version}}, not {{TAG[1:]}}"
-    except Exception as error:
-        return f"it cannot be read ({{error}})"
-
-
-def places(top):
-    # Wheels and packages at most five folders below, each with the data set that it is of.
-    def unread(error):
-        if os.path.lexists(top) or not isinstance(error, FileNotFoundError):
-            print(
-                f"{{error.filename}} cannot be read ({{error.strerror}}); where Drive's mount has"
-                " died, run drive.mount('/content/drive') and this cell again"
-            )
-
-    if top.suffix == ".whl":
-        yield top, ""
-    for folder, names, files in [] if top.suffix == ".whl" else os.walk(top, True, unread, True):
-        parts = Path(folder).relative_to(top).parts
-        if len(parts) > 4:
-            names.clear()
-        slug = parts[2] if parts[:1] == ("datasets",) and len(parts) > 2 else (parts or ("",))[0]
-        slug = slug if str(top).endswith("/kaggle/input") else ""
-        if Path(folder).name == "relaydet" and "__init__.py" in files:
-            yield Path(folder).parent, slug
-        yield from ((Path(folder, n), slug) for n in files if re.match(r"relaydet-.*\\.whl$", n))
-
-
 if importlib.util.find_spec("relaydet") is None:
-    found = [path for path in (Path("../lib"), Path("lib")) if (path / "relaydet").is_dir()][:1]
-    named = [Path(os.environ["RELAYDET_WHEEL"])] if os.environ.get("RELAYDET_WHEEL") else []
-    for top in [*named, Path("/content/drive/MyDrive/relaydet"), Path("/kaggle/input")]:
-        for path, slug in [] if found else places(top):
-            why = refusal(path, slug)
-            print(f"relaydet: {{path}} " + (f"is not taken: {{why}}" if why else "is taken"))
-            found += [] if why or found else [path]
-    home = os.environ.get("HOME") or os.environ.get("USERPROFILE")
-    cache = Path(home, ".cache/relaydet/source") if home else Path("/nowhere")
-    if not home or not os.access(next(p for p in (cache, *cache.parents) if p.exists()), os.W_OK):
-        cache = Path(tempfile.gettempdir()) if found else Path(tempfile.mkdtemp())
-    clone = cache / TAG
+    found = [path for path in (Path("../lib"), Path("lib")) if (path / "relaydet").is_dir()]
+    tops = [os.environ.get("RELAYDET_WHEEL") or "-", "/content/drive/MyDrive/relaydet"]
+    tops += glob.glob("/kaggle/input/relaydet*") + glob.glob("/kaggle/input/datasets/*/relaydet*")
+    ends = [deep + end for deep in ("/", "/*/", "/*/*/") for end in ("relaydet", "relaydet-*.whl")]
+    for path in [Path(p) for top in tops for end in ["", *ends] for p in glob.glob(top + end)]:
+        code, wheel = path / "__init__.py", path.suffix == ".whl"
+        if found or not (wheel or (path.name == "relaydet" and code.is_file())):
+            continue
+        try:  # it is read, and imported only where it is of this version
+            inside = "relaydet/__init__.py"
+            text = zipfile.ZipFile(path).read(inside) if wheel else code.read_bytes()
+        except Exception as error:
+            text = str(error).encode()
+        ours = f'__version__ = "{{TAG[1:]}}"'.encode() in text
+        verdict = "taken" if ours else f"not taken: it is not version {{TAG[1:]}}"
+        print(f"relaydet: {{path}} is {{verdict}}")
+        found += [path if wheel else path.parent] if ours else []
+    home = os.path.expanduser("~")
+    home = home if os.access(home, os.W_OK) else tempfile.mkdtemp()
+    clone = Path(home, ".cache/relaydet/source", TAG)
     git = ["git", "clone", "-q", "--depth", "1", "-b", TAG, REPOSITORY, str(clone)]
     if not (found or (clone / "lib").is_dir()) and subprocess.call(git, start_new_session=True):
-        raise RuntimeError(
-            f"No relaydet: turn internet on, or attach a wheel from {{REPOSITORY}}"
-            " as a data set named relaydet-wheel"
-        )
+        wheel = f"a wheel from {{REPOSITORY}} as a data set named relaydet-wheel"
+        raise RuntimeError(f"No relaydet: turn internet on, or attach {{wheel}}")
     sys.path.append(str((found or [clone / "lib"])[0]))
 from relaydet import bootstrap
 
