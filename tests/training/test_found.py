@@ -156,6 +156,12 @@ def other(**changes) -> dict:
             {"sEed": 0}, [WRITTEN], {}, 1, "unknown field 'sEed'", id="a flipped letter in a key"
         ),
         pytest.param(
+            {"run": "s"}, [WRITTEN], {}, 1, "damaged (run 's')", id="a flipped letter of run"
+        ),
+        pytest.param(
+            {"run": "../../../escaped"}, [WRITTEN], {}, 1, "damaged (run '../", id="no way out"
+        ),
+        pytest.param(
             {"learning_rate": 1e308}, [WRITTEN], {}, 1, "LEARNING_RATE", id="a number out of range"
         ),
     ],
@@ -172,6 +178,7 @@ def test_what_a_run_was_started_with(place, config, published, expected, step, t
     assert found == replace(CONFIG, **{**free, **expected})
     assert place.step() == step
     assert (told in place.told()) if told else "instead of" not in place.told()
+    assert not (place.store.root.parent / "escaped").exists()
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,9 @@ def started_config(store: Store, run: str, say: Callable[[str], None]) -> TrainC
         RelayError: config.json and the checkpoints contradict each other.
     """
     files = RunFiles(store, run)
-    found = legible(lambda: _sound(files), None, say)
     manifests = [m for m in sealed_manifests(store, run) if isinstance(m.get("config"), dict)]
+    named = any(m["config"].get("run") == run for m in manifests)
+    found = legible(lambda: _sound(files, named), None, say)
     where = store.describe(folder_of(run))
     own = [m for m in manifests if m["config"].get("run", run) == run]
     sealed = [config for m in own if (config := _sealed(m, run, where))]
@@ -70,9 +71,9 @@ def started_config(store: Store, run: str, say: Callable[[str], None]) -> TrainC
     return None
 
 
-def _sound(files: RunFiles) -> TrainConfig | None:
+def _sound(files: RunFiles, is_sealed: bool) -> TrainConfig | None:
     """config.json, validated as what a user gives is."""
-    config = files.config()
+    config = files.config(is_sealed)
     if config is not None:
         check_started(config, f"{files.where}/config.json")
     return config

@@ -84,8 +84,12 @@ class RunFiles:
         """The run's folder, as a person would open it."""
         return self.store.describe(f"runs/{self.run}")
 
-    def config(self) -> TrainConfig | None:
+    def config(self, is_sealed: bool = False) -> TrainConfig | None:
         """The configuration that the run was started with; None where there is no such run.
+
+        Args:
+            is_sealed: whether sealed manifests name this run: another name in the file is damage
+                then, and not a sign of a copied folder.
 
         Raises:
             DamagedError: it is not as it was written.
@@ -103,6 +107,8 @@ class RunFiles:
             raise DamagedError(f"{where}: damaged (unknown field {unknown[0][:60]!r}); {_REMEDY}.")
         config: TrainConfig = decode_json(data, where, TrainConfig, strict=False, remedy=_REMEDY)
         if "run" in given and config.run != self.run:
+            if is_sealed:
+                raise DamagedError(f"{where}: damaged (run {config.run[:60]!r}); {_REMEDY}.")
             raise ForeignFileError(
                 f"{where}: is of run {config.run[:60]!r} and not of {self.run!r}, as in a copied"
                 f' folder; give RUN that name, or write "run": "{self.run}" into that file to make'
