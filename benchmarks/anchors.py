@@ -130,7 +130,7 @@ def _on_mobilenet(body: Path, small: FasterRCNN, seed: int) -> FasterRCNN:
 def trained(
     model: FasterRCNN, saved: SavedDataset, device: Device, given: argparse.Namespace, seed: int
 ) -> FasterRCNN:
-    """The model after so many epochs, by the recipe of `small`."""
+    """The model after a number of epochs, by the recipe of `small`."""
     recipe = models.recipe_of("small")
     samples = training_samples(saved.dataset, open_sources(saved))
     total = given.epochs * steps_per_epoch(len(samples), given.batch)

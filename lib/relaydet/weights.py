@@ -355,7 +355,7 @@ def _part(name: str) -> str:
 def _is_predictor(
     tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor], classes: int
 ) -> bool:
-    """Whether a file has a box predictor of so many classes, over the features of ours."""
+    """Whether a file has a box predictor of this number of classes, over the features of ours."""
     for layer, width in (("cls_score", 1), ("bbox_pred", 4)):
         for kind in ("weight", "bias"):
             theirs, ours = (side.get(f"{PREDICTOR}{layer}.{kind}") for side in (tensors, targets))

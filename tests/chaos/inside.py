@@ -146,7 +146,7 @@ def _cache_read_only(first: int, seconds: float, cache: Path, tell: Tell, **_: A
 
 
 def _clock(hours: float, tell: Tell, **_: Any) -> None:
-    """Wall clocks are wrong by so many hours; how fast they go is right."""
+    """Wall clocks are wrong by some hours; how fast they go is right."""
     from relaydet.storage import lease
     from relaydet.training import run_files
 

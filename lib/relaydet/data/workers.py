@@ -53,7 +53,7 @@ GIVE_UP_SECONDS = 300.0
 RETRY_SECONDS = 2.0
 """How often an image is tried again whose disk or mount is away."""
 FORGIVEN_BATCHES = 100
-"""After so many batches a failure of the workers is forgotten."""
+"""Batches without a failure of the workers after which earlier ones are forgotten."""
 KILL_SECONDS = 2.0
 """How long a killed worker is waited for: in the midst of a dead mount it may never end."""
 _PARENT_SECONDS = 1.0

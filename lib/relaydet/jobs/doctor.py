@@ -240,7 +240,7 @@ def _free_space(folder: Path) -> float | None:
             return float(shutil.disk_usage(path).free)
         except FileNotFoundError:
             continue
-        except OSError:  # a mount that has died, which is told of where it is needed
+        except OSError:  # a mount that has died, which is reported where it is needed
             return None
     return None
 

@@ -21,7 +21,7 @@ _COLUMNS = ("run", "state", "steps", "left", "AP50", "held by", "updated", "reas
 
 
 class _Metrics(msgspec.Struct):
-    """What is told of an evaluation's metrics.json."""
+    """The part of an evaluation's metrics.json that status reports."""
 
     AP50: Annotated[float, msgspec.Meta(ge=-1, le=1)]
 

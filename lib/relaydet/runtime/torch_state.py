@@ -26,7 +26,7 @@ def own_torch_state(deterministic: bool = False) -> Iterator[None]:
     Also put back is the random state, which training sets by position.
 
     Args:
-        deterministic: use deterministic algorithms alone; on CUDA, cuBLAS is told as well.
+        deterministic: use deterministic algorithms alone; on CUDA, cuBLAS is set as well.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

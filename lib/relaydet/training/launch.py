@@ -305,7 +305,7 @@ def environment_of_ranks(ranks: int, environment: Mapping[str, str] = os.environ
 
 
 def _end(processes: Sequence[subprocess.Popen], channel: Channel) -> None:
-    """Leave none running: those that have not ended are told to, and killed after a while."""
+    """Leave none running: those that have not ended are asked to, and killed after a while."""
     running = [process for process in processes if process.poll() is None]
     if not running:
         return
